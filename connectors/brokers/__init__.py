@@ -1,0 +1,1 @@
+"""Brokers: where topics live."""

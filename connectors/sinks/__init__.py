@@ -1,0 +1,1 @@
+"""Sinks: the code that writes to targets."""

@@ -1,0 +1,1 @@
+"""Sources: databases whose changes are captured."""

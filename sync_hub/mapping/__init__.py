@@ -1,0 +1,1 @@
+"""Mappings: how events of one source table become rows of one target table."""

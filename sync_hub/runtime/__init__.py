@@ -1,0 +1,1 @@
+"""The hub at work: capture, deliver, snapshots, supervision."""

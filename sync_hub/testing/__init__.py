@@ -1,0 +1,1 @@
+"""Contract suites that any source, broker or sink must pass."""

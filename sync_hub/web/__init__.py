@@ -1,0 +1,1 @@
+"""Health, metrics, API and console over HTTP."""
