@@ -33,7 +33,9 @@ class ConfigError(SyncHubError):
 
     exit_code = 2
 
-    def __init__(self, code: str, message: str, *, where: str = "", field: str = "", hint: str = "", command: str = "") -> None:
+    def __init__(
+        self, code: str, message: str, *, where: str = "", field: str = "", hint: str = "", command: str = ""
+    ) -> None:
         place = ", ".join(part for part in (where, field) if part)
         super().__init__(code, f"{place}: {message}" if place else message, hint=hint, command=command)
         self.where = where
@@ -55,7 +57,7 @@ class PublishingBroken(Unavailable):
 
 
 class OffsetsMoved(SyncHubError):
-    """Another worker has written for a partition: the target's offsets are not what this worker read. Load them again."""
+    """Another worker has written for a partition: the target's offsets moved on. Load them again."""
 
 
 class Rejected(SyncHubError):

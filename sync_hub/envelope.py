@@ -1,0 +1,290 @@
+"""Events to bytes and back: the Debezium envelope with our values (`design.md` §6).
+
+Field names and op codes are Debezium's, so that what reads Debezium JSON reads ours. `source.syncVersion` carries our
+version; events without it were written by Debezium itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from sync_hub import __version__
+from sync_hub.errors import Rejected
+from sync_hub.model import ChangeEvent, Operation, Outgoing, Record, Transaction
+
+OP_CODES: Final[dict[Operation, str]] = {"create": "c", "update": "u", "delete": "d", "read": "r", "truncate": "t"}
+OPERATIONS: Final[dict[str, Operation]] = {code: operation for operation, code in OP_CODES.items()}
+
+UNAVAILABLE_VALUE: Final = "__debezium_unavailable_value"
+
+CORRELATION_ID: Final = "correlationid"
+TRACEPARENT: Final = "traceparent"
+ACTOR: Final = "actor"
+NEW_KEY: Final = "newkey"
+OLD_KEY: Final = "oldkey"
+FETCHED: Final = "fetched"
+PIPELINES: Final = "pipelines"
+OVERSIZE: Final = "oversize"
+
+_encode = msgspec.json.Encoder().encode
+_decode_any = msgspec.json.Decoder().decode
+
+
+def topic_name(source: str, table: str) -> str:
+    """The topic of a table: `<source>.<schema>.<table>`."""
+    return f"{source}.{table}"
+
+
+class Encoder:
+    """Encodes events of one source. Keeps the constant part of the last transaction's envelope, so call it in order."""
+
+    def __init__(self, *, cloudevents: bool = False) -> None:
+        self._cloudevents = cloudevents
+        self._same: tuple[Any, ...] = ()
+        self._tail = b""
+        self._topic = ""
+
+    def encode(self, events: Sequence[ChangeEvent]) -> list[Outgoing]:
+        """One record an event, in order. Barriers (`truncate`) have no key: they go to every partition."""
+        out = []
+        for event in events:
+            same = (
+                event.lsn,
+                event.table,
+                event.schema,
+                event.committed_at,
+                event.snapshot,
+                event.transaction and event.transaction.id,
+            )
+            if same != self._same:
+                self._tail, self._topic, self._same = (
+                    _tail(event),
+                    topic_name(event.source, f"{event.schema}.{event.table}"),
+                    same,
+                )
+            out.append(
+                Outgoing(
+                    self._topic,
+                    None if event.key is None else _encode(event.key),
+                    self._value(event),
+                    self._headers(event),
+                )
+            )
+        return out
+
+    def _value(self, event: ChangeEvent) -> bytes:
+        before, after = event.before, event.after
+        return b'{"before":%b,"after":%b,"op":"%b"%b%b%b"}}' % (
+            b"null" if before is None else _encode(before),
+            b"null" if after is None else _encode(after),
+            OP_CODES[event.operation].encode(),
+            _transaction(event.transaction),
+            self._tail,
+            event.version.encode(),
+        )
+
+    def _headers(self, event: ChangeEvent) -> list[tuple[str, bytes]] | None:
+        if not (self._cloudevents or _has_headers(event)):
+            return None
+        headers = []
+        for name, text in (
+            (CORRELATION_ID, event.correlation_id),
+            (TRACEPARENT, event.traceparent),
+            (ACTOR, event.actor),
+        ):
+            if text:
+                headers.append((name, text.encode()))
+        for name, value in (
+            (NEW_KEY, event.new_key),
+            (OLD_KEY, event.old_key),
+            (FETCHED, event.fetched),
+            (PIPELINES, event.pipelines),
+        ):
+            if value:
+                headers.append((name, _encode(value)))
+        if event.oversize_bytes:
+            headers.append((OVERSIZE, str(event.oversize_bytes).encode()))
+        if self._cloudevents:
+            headers += _cloudevents(event)
+        return headers
+
+
+def _has_headers(event: ChangeEvent) -> bool:
+    return bool(
+        event.correlation_id
+        or event.traceparent
+        or event.actor
+        or event.new_key
+        or event.old_key
+        or event.fetched
+        or event.pipelines
+        or event.oversize_bytes
+    )
+
+
+def _transaction(transaction: Transaction | None) -> bytes:
+    if transaction is None:
+        return b',"transaction":null'
+    return b',"transaction":{"id":%b,"total_order":%d,"data_collection_order":%d}' % (
+        _encode(transaction.id),
+        transaction.total_order,
+        transaction.table_order,
+    )
+
+
+def _tail(event: ChangeEvent) -> bytes:
+    block = _encode(
+        {
+            "version": __version__,
+            "connector": event.connector,
+            "name": event.source,
+            "ts_ms": event.committed_at // 1000,
+            "ts_us": event.committed_at,
+            "snapshot": "incremental" if event.snapshot else "false",
+            "db": event.database,
+            "schema": event.schema,
+            "table": event.table,
+            "txId": int(event.transaction.id) if event.transaction and event.transaction.id.isdecimal() else None,
+            "lsn": event.lsn,
+            "sequence": None,
+        }
+    )
+    return b',"ts_ms":%d,"source":%b,"syncVersion":"' % (event.committed_at // 1000, block[:-1])
+
+
+def _cloudevents(event: ChangeEvent) -> list[tuple[str, bytes]]:
+    attributes = [
+        ("ce_specversion", "1.0"),
+        ("ce_id", f"{event.source}/{event.schema}.{event.table}/{event.id}"),
+        ("ce_source", f"/sync-hub/{event.source}"),
+        ("ce_type", f"sync-hub.row.{event.operation}"),
+        ("ce_time", datetime.fromtimestamp(event.committed_at / 1e6, UTC).isoformat().replace("+00:00", "Z")),
+        ("content-type", "application/json"),
+    ]
+    for name, value in (
+        ("ce_correlationid", event.correlation_id),
+        ("ce_traceparent", event.traceparent),
+        ("ce_actor", event.actor),
+    ):
+        if value:
+            attributes.append((name, value))
+    return [(name, value.encode()) for name, value in attributes]
+
+
+class _Transaction(Struct, gc=False):
+    id: str = ""
+    total_order: int = 0
+    data_collection_order: int = 0
+
+
+class _Source(Struct, gc=False):
+    name: str = ""
+    connector: str = ""
+    snapshot: str | bool | None = None
+    db: str | None = None
+    schema: str | None = None
+    table: str = ""
+    ts_ms: int | None = None
+    ts_us: int | None = None
+    lsn: int | None = None
+    txId: int | str | None = None
+    syncVersion: str = ""
+
+
+class _Envelope(Struct, gc=False):
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+    op: str = ""
+    source: _Source | None = None
+    transaction: _Transaction | None = None
+    payload: msgspec.Raw | UnsetType = UNSET
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+
+
+def decode(record: Record) -> ChangeEvent | None:
+    """The event in a record; None for a tombstone. Raises `Rejected` for what is no envelope."""
+    if record.value is None:
+        return None
+    try:
+        envelope = _decode_envelope(record.value)
+        if envelope.payload is not UNSET:
+            envelope = _decode_envelope(bytes(envelope.payload))
+        key = None if record.key is None else _payload(_decode_any(record.key))
+        return _event(envelope, key, record)
+    except (msgspec.DecodeError, KeyError, ValueError, TypeError, RecursionError) as error:
+        raise Rejected(
+            "not_an_envelope",
+            f"{record.topic}/{record.partition}@{record.offset}: not a Debezium envelope in JSON: {error}",
+            hint="only topics written by sync-hub or Debezium (JSON) can be read",
+        ) from error
+
+
+def _payload(key: Any) -> dict[str, Any]:
+    if isinstance(key, dict) and key.keys() == {"schema", "payload"}:
+        key = key["payload"]
+    if not isinstance(key, dict):
+        raise ValueError("the record's key is not a JSON object")  # noqa: TRY004 - one class for what decode reports
+    return key
+
+
+def _event(envelope: _Envelope, key: dict[str, Any] | None, record: Record) -> ChangeEvent:
+    source, transaction = envelope.source, envelope.transaction
+    if source is None:
+        raise ValueError("it has no `source`")
+    operation = OPERATIONS[envelope.op]
+    after: dict[str, Any] | None = envelope.after
+    unchanged: tuple[str, ...] = ()
+    if not source.syncVersion and after is not None:
+        after, unchanged = _without_unavailable(after)
+    headers = _read_headers(record.headers) if record.headers else {}
+    return ChangeEvent(
+        source=source.name,
+        schema=source.schema or source.db or "",
+        table=source.table,
+        operation=operation,
+        key=key,
+        before=envelope.before,
+        after=after,
+        version=source.syncVersion,
+        committed_at=source.ts_us if source.ts_us is not None else (source.ts_ms or 0) * 1000,
+        transaction=Transaction(transaction.id, transaction.total_order, transaction.data_collection_order)
+        if transaction
+        else None,
+        unchanged=unchanged,
+        snapshot=str(source.snapshot or "false").lower() != "false",
+        database=source.db or "",
+        lsn=source.lsn or 0,
+        connector=source.connector,
+        **headers,
+    )
+
+
+def _without_unavailable(after: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    unchanged = tuple(name for name, value in after.items() if value == UNAVAILABLE_VALUE)
+    return ({name: value for name, value in after.items() if name not in unchanged} if unchanged else after), unchanged
+
+
+_TEXT_HEADERS = {CORRELATION_ID: "correlation_id", TRACEPARENT: "traceparent", ACTOR: "actor"}
+_KEY_HEADERS = {NEW_KEY: "new_key", OLD_KEY: "old_key", "__debezium.newkey": "new_key", "__debezium.oldkey": "old_key"}
+_LIST_HEADERS = {FETCHED: "fetched", PIPELINES: "pipelines"}
+
+
+def _read_headers(headers: Sequence[tuple[str, bytes]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in headers:
+        if name in _TEXT_HEADERS:
+            found[_TEXT_HEADERS[name]] = value.decode()
+        elif name in _KEY_HEADERS:
+            found[_KEY_HEADERS[name]] = _payload(_decode_any(value))
+        elif name in _LIST_HEADERS:
+            found[_LIST_HEADERS[name]] = tuple(_decode_any(value))
+        elif name == OVERSIZE:
+            found["oversize_bytes"] = int(value)
+    return found

@@ -1,0 +1,268 @@
+"""The three doors to the outside: `Source`, `Broker`, `Sink`. The docstring of each method is its contract.
+
+All methods block. Every method may raise `Unavailable` (try again later) and `Fatal` (a person is needed). A connector
+belongs to one thread; what may be called from another thread says so. Each connector class has an inner pydantic model
+`Options` (found through the registry) and is constructed from `(name, options, hub)` without touching the network:
+`name` is the source's or target's name (`broker` for the broker), `hub` the hub's name, for slots and groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel
+
+from sync_hub.model import (
+    Finding,
+    Offset,
+    Outgoing,
+    Record,
+    SinkBatch,
+    SourceBatch,
+    Table,
+    TopicInfo,
+    TopicPartition,
+)
+
+
+class Source(Protocol):
+    """A database whose changes are captured."""
+
+    Options: ClassVar[type[BaseModel]]
+
+    def check(self) -> list[Finding]:
+        """Preflight: everything that would stop capture or harm the application, without changing anything."""
+        ...
+
+    def tables(self) -> list[str]:
+        """Full names of the tables to capture, as configured; patterns resolved against the catalog."""
+        ...
+
+    def describe(self, table: str) -> Table | None:
+        """The table in the catalog now; None when it does not exist."""
+        ...
+
+    def setup_sql(self) -> str:
+        """What a database administrator runs once, as a script: role, grants, publication, slot."""
+        ...
+
+    def open(self, position: str | None, *, raise_epoch: bool = False) -> str:
+        """Connect to the log, creating what it needs, and return the position to store before the first `read`.
+
+        With a position, nothing is delivered before the log has proven that it continues exactly there; otherwise
+        `Fatal`. With None, reading starts now (or where an unused slot stands): existing rows need a snapshot.
+        `raise_epoch` gives all further versions a higher epoch: asked for after a possible hole in publishing.
+        """
+        ...
+
+    def read(self, timeout_seconds: float) -> SourceBatch:
+        """The next events in commit order; empty after the timeout. Ends at a commit unless one is very large."""
+        ...
+
+    def acknowledge(self, position: str) -> None:
+        """Everything up to `position` is durable at the broker and stored: the source may forget it. Monotonic."""
+        ...
+
+    def keep_alive(self) -> None:
+        """Keep the connection from timing out while the caller is busy. Cheap: call it often. Never acknowledges."""
+        ...
+
+    def heartbeat(self) -> None:
+        """Write one heartbeat to the log now; it comes back through `read`."""
+        ...
+
+    def track(self, active: bool) -> None:
+        """Start or stop to remember recent transactions; must be on before `fence` and until the last chunk is done."""
+        ...
+
+    def fence(self) -> None:
+        """Take the fence: from now on `fence_passed` tells whether every transaction begun before is visible."""
+        ...
+
+    def fence_passed(self) -> str:
+        """Empty when chunks may be read; else who blocks, as one line for people."""
+        ...
+
+    def request_chunk(
+        self, run: str, table: str, number: int, after: tuple[Any, ...] | None, rows: int, pipelines: tuple[str, ...]
+    ) -> None:
+        """Read the next `rows` rows by key after `after` and emit the chunk's mark.
+
+        The rows come through `read` when the mark does, without those touched meanwhile, and with them a `ChunkDone`.
+        """
+        ...
+
+    def read_rows(
+        self, table: str, *, columns: Sequence[str] | None = None, keys: Sequence[Mapping[str, Any]] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Rows as they are now, as wire values, in key order, streamed; all of them, or those with these keys."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """Figures for health: `position`, `retained_log_bytes`, `retained_log_limit_bytes`, `slot_status`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections; what the log keeps for this hub stays. Safe to call twice."""
+        ...
+
+
+class Subscription(Protocol):
+    """A reader of partitions. Offsets are the caller's: nothing is committed at the broker."""
+
+    def assignment(self) -> list[TopicPartition]:
+        """The partitions this member reads now. Changes only inside `poll`."""
+        ...
+
+    def poll(self, timeout_seconds: float, max_records: int) -> list[Record]:
+        """The next records, each partition in offset order without holes; empty after the timeout.
+
+        A change of assignment is announced through the callback given to `subscribe`, inside this call and before
+        records of the new assignment. Raises `Fatal` when an asked-for offset no longer exists.
+        """
+        ...
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        """Continue this assigned partition at `offset`."""
+        ...
+
+    def pause(self, partitions: Iterable[TopicPartition]) -> None:
+        """Deliver nothing of these until `resume`; the caller's place in them is kept."""
+        ...
+
+    def resume(self, partitions: Iterable[TopicPartition]) -> None:
+        """Deliver these again, from where they stood."""
+        ...
+
+    def close(self) -> None:
+        """Leave the group. Safe to call twice."""
+        ...
+
+
+class Broker(Protocol):
+    """Durable, partitioned, ordered logs with dense offsets."""
+
+    Options: ClassVar[type[BaseModel]]
+
+    def check(self) -> list[Finding]:
+        """Preflight: reachable, allowed, and set up so that nothing can be lost."""
+        ...
+
+    def create_topics(self, names: Sequence[str]) -> dict[str, TopicInfo]:
+        """Make sure that these topics exist, and tell about each; existing ones stay as they are."""
+        ...
+
+    def topics(self) -> dict[str, TopicInfo]:
+        """All topics, by name, the broker's internal ones left out."""
+        ...
+
+    def publish(self, records: Sequence[Outgoing]) -> None:
+        """Hand over records in this order; order per partition is kept. Blocks while too much is unacknowledged.
+
+        May return before anything is durable. Raises `PublishingBroken` when an earlier record failed: all that was
+        not yet durable is then given up.
+        """
+        ...
+
+    def flush(self, timeout_seconds: float | None = None) -> bool:
+        """Wait until all published records are durable: True; False when the time was too short.
+
+        Raises `PublishingBroken`, as `publish` does.
+        """
+        ...
+
+    def published(self) -> dict[TopicPartition, int]:
+        """For each partition written by this object: the offset after its last durable record."""
+        ...
+
+    def subscribe(
+        self,
+        topics: Sequence[str],
+        group: str,
+        *,
+        member: int = 0,
+        members: int = 1,
+        on_assign: Callable[[list[TopicPartition]], Mapping[TopicPartition, int]],
+    ) -> Subscription:
+        """Read these topics as one member of a group; each partition has one reader in the group at a time.
+
+        `on_assign` is called with the partitions newly assigned and answers where to start each. Brokers with
+        groups of their own balance by themselves; others give member i of n every n-th partition.
+        """
+        ...
+
+    def fetch(self, partition: TopicPartition, offset: int) -> Record | None:
+        """The one record at this offset; None when it is gone or not yet there."""
+        ...
+
+    def start_offsets(self, topic: str) -> dict[int, int]:
+        """Per partition, the lowest offset still there."""
+        ...
+
+    def end_offsets(self, topic: str) -> dict[int, int]:
+        """Per partition, the offset that the next record will get."""
+        ...
+
+    def retain(self, lowest: Mapping[TopicPartition, int], keep_seconds: float) -> None:
+        """Delete what is older than `keep_seconds` and below these offsets; a partition not named keeps everything.
+
+        Brokers that retain by their own settings do nothing.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of connections without waiting for what is unacknowledged. Safe to call twice."""
+        ...
+
+
+class Sink(Protocol):
+    """A target that receives."""
+
+    Options: ClassVar[type[BaseModel]]
+
+    def check(self) -> list[Finding]:
+        """Preflight: reachable, privileges, space for the hub's own tables."""
+        ...
+
+    def describe(self, table: str) -> Table | None:
+        """The table in the target's catalog now; None when it does not exist."""
+        ...
+
+    def open(self) -> None:
+        """Connect, and create the hub's own tables where they are missing."""
+        ...
+
+    def create(self, table: Table) -> str:
+        """Create a missing target table with its key; return the DDL that ran. Types are PostgreSQL's, translated."""
+        ...
+
+    def share(self, table: str, mappings: Sequence[str]) -> None:
+        """Add the presence flags of a table that several mappings write to, where missing."""
+        ...
+
+    def load_offsets(self, pipelines: Sequence[str]) -> list[Offset]:
+        """The stored offsets of these pipelines, read in one snapshot."""
+        ...
+
+    def start_offsets(self, offsets: Sequence[Offset]) -> None:
+        """Insert rows for partitions that have none yet, in one transaction; existing rows stay as they are."""
+        ...
+
+    def write(self, batch: SinkBatch) -> None:
+        """Apply one batch in one transaction: first compare-and-set every offset row, then the rows, then commit.
+
+        Raises `OffsetsMoved` (nothing was written) when an offset row is not as expected, `Rejected` (nothing was
+        written) when the target refuses a row for good, `Unavailable` when it is not known or not now.
+        """
+        ...
+
+    def read_rows(
+        self, table: str, columns: Sequence[str], keys: Sequence[Sequence[Any]] | None = None, key: Sequence[str] = ()
+    ) -> Iterator[tuple[Any, ...]]:
+        """Rows as wire values in the order of `columns`, streamed; all, or those whose `key` columns equal `keys`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections. Safe to call twice."""
+        ...
