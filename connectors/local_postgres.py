@@ -34,7 +34,7 @@ def free_port() -> int:
 
 
 class LocalPostgres:
-    """One server in one folder. `start` is idempotent; `stop` leaves the data. Trust authentication: never for production.
+    """One server in one folder. `start` is idempotent; `stop` leaves the data. Trusts everybody: not for production.
 
     As root the server runs as an unprivileged user, as PostgreSQL demands; every folder above `folder` must then be
     searchable for that user.
