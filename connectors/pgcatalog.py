@@ -1,0 +1,152 @@
+"""PostgreSQL's catalog as the hub's own values: tables, columns, keys, domains resolved. For sources and targets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+from connectors.postgresql import classify
+from sync_hub.model import Column, Table
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+_TABLE = """
+select c.oid, n.nspname, c.relname, c.relkind::text, c.relreplident::text, greatest(c.reltuples, 0)::bigint
+from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+where n.nspname = coalesce(%s, pg_catalog.current_schema()) and c.relname = %s
+  and c.relkind in ('r', 'p', 'v', 'm', 'f')
+"""
+_COLUMNS = """
+select a.attnum, a.attname, a.atttypid, a.atttypmod, not a.attnotnull, a.attgenerated::text,
+       a.atthasdef or a.attidentity <> '', pg_catalog.format_type(a.atttypid, a.atttypmod)
+from pg_catalog.pg_attribute a
+where a.attrelid = %s and a.attnum > 0 and not a.attisdropped order by a.attnum
+"""
+_INDEXES = """
+select i.indisprimary, i.indisreplident, i.indimmediate, i.indpred is null and not 0 = any(i.indkey::int2[]),
+       (i.indkey::int2[])[0:i.indnkeyatts - 1]
+from pg_catalog.pg_index i where i.indrelid = %s and i.indisunique and i.indisvalid
+order by i.indisprimary desc, i.indexrelid
+"""
+_TYPE = """
+select t.typtype::text, t.typbasetype, t.typtypmod, e.oid
+from pg_catalog.pg_type t left join pg_catalog.pg_type e on e.typarray = t.oid where t.oid = %s
+"""
+_PARTITIONED_ROWS = """
+select coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint
+from pg_catalog.pg_partition_tree(%s) p join pg_catalog.pg_class c on c.oid = p.relid where p.isleaf
+"""
+_LIST = """
+select n.nspname, c.relname
+from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence = 'p'
+  and n.nspname not in ('pg_catalog', 'information_schema', 'sync_hub') and n.nspname !~ '^pg_'
+  and c.relname !~ '^sync_hub_'
+order by 1, 2
+"""
+
+
+def split_name(table: str) -> tuple[str | None, str]:
+    """`schema.name` in its two parts; no schema: the connection's current one. Names are as the catalog has them."""
+    schema, dot, name = table.partition(".")
+    return (schema, name) if dot else (None, table)
+
+
+def list_tables(connection: Connection) -> list[str]:
+    """Full names of all ordinary and partitioned tables, the hub's own and partitions left out, sorted."""
+    try:
+        return [f"{schema}.{name}" for schema, name in connection.execute(_LIST)]
+    except psycopg.Error as error:
+        raise classify(error, "list of tables") from error
+
+
+def describe(connection: Connection, table: str, *, target: bool = False) -> Table | None:
+    """The table as the catalog has it now; None when there is none.
+
+    `key` is the replica identity index, else the primary key; for a `target` always the primary key. `unique` lists
+    what ON CONFLICT can use, and the primary key. Stored generated columns are `carried` from PostgreSQL 18 on, whose
+    log can hold them.
+    """
+    try:
+        found = connection.execute(_TABLE, split_name(table)).fetchone()
+        if found is None:
+            return None
+        oid, schema, name, kind, _, rows = found
+        if kind == "p":
+            rows = connection.execute(_PARTITIONED_ROWS, (oid,)).fetchall()[0][0]
+        names, columns = _columns(connection, oid)
+        key, unique = _keys(connection, oid, names, target=target)
+    except psycopg.Error as error:
+        raise classify(error, f"catalog of {table}") from error
+    return Table(schema, name, columns, key, unique, str(oid), rows)
+
+
+def _columns(connection: Connection, table_oid: int) -> tuple[dict[int, str], tuple[Column, ...]]:
+    types = TypeNames(connection)
+    names: dict[int, str] = {}
+    columns = []
+    for number, name, oid, modifier, nullable, generated, default, declared in connection.execute(
+        _COLUMNS, (table_oid,)
+    ).fetchall():
+        names[number] = name
+        columns.append(
+            Column(
+                name,
+                types.name(oid, modifier),
+                nullable=nullable,
+                declared=declared,
+                default=default,
+                generated=bool(generated),
+                carried=not generated or (generated == "s" and connection.info.server_version >= 180000),
+            )
+        )
+    return names, tuple(columns)
+
+
+def _keys(
+    connection: Connection, table_oid: int, names: dict[int, str], *, target: bool
+) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    identity: tuple[str, ...] = ()
+    primary: tuple[str, ...] = ()
+    unique = []
+    for is_primary, is_identity, immediate, plain, numbers in connection.execute(_INDEXES, (table_oid,)):
+        if not plain:
+            continue
+        index = tuple(names[number] for number in numbers)
+        if is_primary:
+            primary = index
+        if is_identity:
+            identity = index
+        if immediate and index not in unique:
+            unique.append(index)
+    return (primary if target else identity or primary), tuple(unique)
+
+
+class TypeNames:
+    """Names of types by OID, as `Column.type` has them; remembers what it has looked up."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._known: dict[tuple[int, int], str] = {}
+
+    def name(self, oid: int, modifier: int = -1) -> str:
+        """The base type: domains resolved, enumerations `enum`, a type that is gone `text`."""
+        known = self._known.get((oid, modifier))
+        if known is None:
+            known = self._known[oid, modifier] = self._look_up(oid, modifier)
+        return known
+
+    def _look_up(self, oid: int, modifier: int) -> str:
+        row = self._connection.execute(_TYPE, (oid,)).fetchone()
+        if row is None:
+            return "text"
+        kind, base, base_modifier, element = row
+        if kind == "d":
+            return self.name(base, base_modifier)
+        if kind == "e":
+            return "enum"
+        if element:
+            return self.name(element, modifier) + "[]"
+        name = self._connection.execute("select pg_catalog.format_type(%s, %s)", (oid, modifier)).fetchall()[0][0]
+        return str(name)
