@@ -1,0 +1,82 @@
+"""Reads rows of a PostgreSQL target as wire values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import psycopg
+from psycopg import RawCursor
+
+from connectors.pgtypes import from_wire, wire_converter
+from connectors.postgresql import quote, quote_table
+from connectors.sinks.pgstatements import cast_type
+from sync_hub.errors import Fatal
+from sync_hub.model import Column, Table
+
+FETCH_ROWS: Final = 2000
+
+
+def everything(connection: psycopg.Connection[Any], table: Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """All rows, streamed in one snapshot; the connection is busy until the end."""
+    described = _columns(table, columns)
+    cursor = RawCursor(connection)
+    cursor.execute(
+        "begin isolation level repeatable read read only;"
+        f"declare sync_hub_read no scroll cursor for {_select(table, described)}"
+    )
+    while True:
+        cursor.execute(f"fetch {FETCH_ROWS} from sync_hub_read")
+        rows = _rows(cursor, described)
+        yield from rows
+        if len(rows) < FETCH_ROWS:
+            return
+
+
+def by_keys(
+    cursor: RawCursor[Any], table: Table, columns: Sequence[str], keys: Sequence[Sequence[Any]], key: Sequence[str]
+) -> list[tuple[Any, ...]]:
+    """The rows whose key columns equal one of the keys, as the table compares; in no particular order."""
+    if not keys:
+        return []
+    described, parts = _columns(table, columns), _columns(table, key)
+    texts = [
+        list(map(from_wire(part.type), values)) for part, values in zip(parts, zip(*keys, strict=True), strict=True)
+    ]
+    arrays = ", ".join(f"${number}::text[]" for number in range(1, len(parts) + 1))
+    names = ", ".join(f"k{number}" for number in range(len(parts)))
+    equal = " and ".join(f"t.{quote(part.name)} = k.k{number}::{cast_type(part)}" for number, part in enumerate(parts))
+    cursor.execute(f"{_select(table, described)} join unnest({arrays}) as k ({names}) on {equal}", texts)
+    return _rows(cursor, described)
+
+
+def _select(table: Table, columns: Sequence[Column]) -> str:
+    names = ", ".join(f"t.{quote(column.name)}" for column in columns)
+    return f"select {names} from {quote_table(table.schema, table.name)} t"
+
+
+def _columns(table: Table, names: Sequence[str]) -> list[Column]:
+    known = {column.name: column for column in table.columns}
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise Fatal("target_column_missing", f"{table.full_name} has no column {missing[0]}", hint="add the column")
+    return [known[name] for name in names]
+
+
+def _rows(cursor: RawCursor[Any], columns: Sequence[Column]) -> list[tuple[Any, ...]]:
+    result = cursor.pgresult
+    if result is None:
+        return []
+    get = result.get_value
+    count = result.ntuples
+    read = [
+        _column([get(row, place) for row in range(count)], wire_converter(column.type))
+        for place, column in enumerate(columns)
+    ]
+    return list(zip(*read, strict=True))
+
+
+def _column(values: Sequence[bytes | None], convert: Callable[[str], Any] | None) -> list[Any]:
+    if convert is None:
+        return [None if value is None else value.decode() for value in values]
+    return [None if value is None else convert(value.decode()) for value in values]

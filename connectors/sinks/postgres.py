@@ -1,0 +1,293 @@
+"""A PostgreSQL target: one COPY into one staging table, then one pipeline of statements, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import RawCursor
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from connectors import pgcatalog
+from connectors.postgresql import classify, connect, quote, quote_table
+from connectors.sinks import pgcheck, pgcreate, pgread
+from connectors.sinks.changes import flag_column
+from connectors.sinks.pgoffsets import TABLE, Offsets, advance_parameters
+from connectors.sinks.pgstage import SMALLEST_WIDTH, copy_stage, create_stage
+from connectors.sinks.pgwork import Mapped, Step, Work, plan
+from sync_hub.errors import Fatal, OffsetsMoved, SyncHubError
+from sync_hub.model import Finding, Offset, SinkBatch, Table, TableWrite
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+_CHANGED_TABLE = ("22", "23502", "428C9", "42")
+"""SQLSTATEs that a changed target table may cause: it is looked up again before the row is blamed."""
+
+
+class PostgresSink:
+    """Writes to a PostgreSQL database, version 14 or newer. After `Unavailable` the next call connects again."""
+
+    class Options(BaseModel):
+        """Options of a target with `type: postgres`.
+
+        The hub's own tables are `sync_hub_…` in `schema`, where a mapping's table without a schema is looked for too.
+        """
+
+        model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+        dsn: SecretStr
+        own_schema: str = Field(default="public", alias="schema")
+        lock_timeout_seconds: float = Field(default=10.0, gt=0)
+
+    def __init__(self, name: str, options: Options, hub: str) -> None:
+        self.name = name
+        self._options = options
+        self._who = f"target {name}"
+        self._application = f"sync-hub {hub}: {self._who}"
+        self._offsets = Offsets(options.own_schema)
+        self._open_connection: Connection | None = None
+        self._stage_width = 0
+        self._tables: dict[str, Table] = {}
+        self._mapped: dict[tuple[Any, ...], Mapped] = {}
+
+    def check(self, tables: Sequence[str] = ()) -> list[Finding]:
+        """Reachable, not read-only, all privileges that writing needs; `tables` are those that mappings write to."""
+        try:
+            connection = self._connection()
+            with self._translated():
+                return pgcheck.check(connection, self.name, self._options.own_schema, [*map(self._full, tables)])
+        except SyncHubError as error:
+            return [pgcheck.finding(self.name, error)]
+
+    def describe(self, table: str) -> Table | None:
+        """The table in the catalog now; a name without a schema is looked for in the schema of the options."""
+        connection = self._connection()
+        with self._translated():
+            return pgcatalog.describe(connection, self._full(table), target=True)
+
+    def open(self) -> None:
+        """Connect, and create `sync_hub_offsets` where it is missing."""
+        cursor = self._cursor()
+        with self._translated():
+            name = quote_table(self._options.own_schema, TABLE)
+            if cursor.execute("select to_regclass($1)", (name,)).fetchone() == (None,):
+                cursor.execute(f"begin; select pg_advisory_xact_lock({_LOCK_CREATE}); {self._offsets.create}; commit")
+
+    def create(self, table: Table) -> str:
+        """Create a missing table; return the DDL. Types that this server does not know become text."""
+        cursor = self._cursor()
+        schema = table.schema or self._options.own_schema
+        with self._translated():
+            ddl = pgcreate.create_table(cursor, quote_table(schema, table.name), table)
+            cursor.execute(ddl)
+        self._forget()
+        return ddl
+
+    def share(self, table: str, mappings: Sequence[str]) -> None:
+        """Add missing presence flags: boolean columns `sync_hub_<mapping>`."""
+        found = self._described(table)
+        there = {column.name for column in found.columns}
+        missing = [name for name in map(flag_column, mappings) if name not in there]
+        if missing:
+            columns = ", ".join(f"add column if not exists {quote(name)} boolean" for name in missing)
+            with self._translated():
+                self._cursor().execute(f"alter table {quote_table(found.schema, found.name)} {columns}")
+        self._forget()
+
+    def load_offsets(self, pipelines: Sequence[str]) -> list[Offset]:
+        """The offsets of these pipelines, in the order of their primary key."""
+        cursor = self._cursor()
+        with self._translated():
+            return self._offsets.load(cursor, pipelines)
+
+    def start_offsets(self, offsets: Sequence[Offset]) -> None:
+        """Insert rows for partitions that have none yet."""
+        if offsets:
+            cursor = self._cursor()
+            with self._translated():
+                self._offsets.start(cursor, offsets)
+
+    def write(self, batch: SinkBatch) -> None:
+        """Apply one batch in one transaction. After `Unavailable` the batch may have been committed: load offsets."""
+        if not batch.offsets:
+            if batch.writes:
+                raise ValueError("a batch that writes rows must move offsets: nothing else fences it")
+            return
+        try:
+            self._transact(batch.offsets, plan(batch.writes, self._way))
+        except _StepFailed as failed:
+            if not self._has_changed(failed):
+                raise classify(failed.error, self._where(failed.step)) from failed.error
+            try:
+                self._transact(batch.offsets, plan(batch.writes, self._way))
+            except _StepFailed as again:
+                raise classify(again.error, self._where(again.step)) from again.error
+
+    def read_rows(
+        self, table: str, columns: Sequence[str], keys: Sequence[Sequence[Any]] | None = None, key: Sequence[str] = ()
+    ) -> Iterator[tuple[Any, ...]]:
+        """Rows as wire values. Reading all of them holds a connection and a snapshot of its own until the end."""
+        found = self._described(table)
+        if keys is not None:
+            with self._translated():
+                yield from pgread.by_keys(self._cursor(), found, columns, keys, key)
+            return
+        connection = self._connect()
+        try:
+            yield from pgread.everything(connection, found, columns)
+        except psycopg.Error as error:
+            raise classify(error, self._who) from error
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        """Close the connection. Safe to call twice."""
+        if self._open_connection is not None:
+            self._open_connection.close()
+            self._open_connection = None
+
+    def _connect(self) -> Connection:
+        connection = connect(self._options.dsn.get_secret_value(), application_name=self._application)
+        try:
+            timeout = round(self._options.lock_timeout_seconds * 1000)
+            connection.execute(f"set lock_timeout = {timeout}; set idle_in_transaction_session_timeout = 0")
+        except psycopg.Error as error:
+            connection.close()
+            raise classify(error, self._who) from error
+        return connection
+
+    def _connection(self) -> Connection:
+        if self._open_connection is None or self._open_connection.closed:
+            self._open_connection = self._connect()
+            self._stage_width = 0
+        return self._open_connection
+
+    def _cursor(self) -> RawCursor[tuple[Any, ...]]:
+        return RawCursor(self._connection())
+
+    def _full(self, table: str) -> str:
+        return table if "." in table else f"{self._options.own_schema}.{table}"
+
+    def _described(self, table: str) -> Table:
+        found = self._tables.get(table) or self.describe(table)
+        if found is None:
+            raise Fatal(
+                "target_table_missing",
+                f"{self._who}: there is no table {self._full(table)}",
+                hint="create it, or set `create: true` in the mapping",
+            )
+        self._tables[table] = found
+        return found
+
+    def _forget(self) -> None:
+        self._tables.clear()
+        self._mapped.clear()
+
+    def _way(self, write: TableWrite) -> Mapped:
+        name = (write.pipeline, write.table, write.key, write.columns, write.mark_columns, write.shared)
+        way = self._mapped.get(name)
+        if way is None:
+            way = self._mapped[name] = Mapped(self._described(write.table), write)
+        return way
+
+    def _transact(self, offsets: list[tuple[Offset, Offset]], work: Work) -> None:
+        connection = self._connection()
+        cursor = self._cursor()
+        with self._translated():
+            if work.width > self._stage_width:
+                width = max(work.width, SMALLEST_WIDTH)
+                cursor.execute(create_stage(width))
+                self._stage_width = width
+        try:
+            cursor.execute("begin isolation level read committed read write")
+            if work.data:
+                with cursor.copy(copy_stage(work.width)) as copy:
+                    copy.write(work.data)
+            self._run(connection, offsets, work.steps)
+            cursor.execute("commit")
+        except psycopg.Error as error:
+            self._roll_back()
+            raise classify(error, self._who) from error
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _run(self, connection: Connection, offsets: list[tuple[Offset, Offset]], steps: list[Step]) -> None:
+        """Move the offsets and take all steps in one round trip. Offsets that moved outweigh a step that failed."""
+        moved: RawCursor[Any] = RawCursor(connection)
+        cursors = [RawCursor(connection) for _ in steps]
+        failed: psycopg.Error | None = None
+        try:
+            with connection.pipeline():
+                moved.execute(self._offsets.advance, advance_parameters(offsets), prepare=False)
+                if steps:
+                    RawCursor(connection).execute("set constraints all deferred", prepare=False)
+                for cursor, step in zip(cursors, steps, strict=True):
+                    cursor.execute(step.sql, step.parameters, prepare=False)
+        except psycopg.Error as error:
+            failed = error
+        if moved.pgresult is not None and moved.rowcount != len(offsets):
+            raise _moved(self._who, offsets)
+        if failed is not None:
+            done = sum(cursor.pgresult is not None for cursor in cursors)
+            if moved.pgresult is None or done == len(steps) or connection.closed:
+                raise failed
+            raise _StepFailed(failed, steps[done])
+
+    def _roll_back(self) -> None:
+        connection = self._open_connection
+        if connection is None:
+            return
+        try:
+            connection.rollback()
+        except psycopg.Error:
+            connection.close()
+
+    def _has_changed(self, failed: _StepFailed) -> bool:
+        """Whether the table differs from what the statement was made for; it is then described anew."""
+        if not (failed.error.sqlstate or "").startswith(_CHANGED_TABLE):
+            return False
+        table = failed.step.write.table
+        known = self._tables.get(table)
+        now = self.describe(table)
+        if known is None or now is None or _shape(now) == _shape(known):
+            return False
+        self._forget()
+        return True
+
+    def _where(self, step: Step) -> str:
+        return f"{self._who}, {step.write.pipeline} into {step.write.table}"
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.Error as error:
+            self._roll_back()
+            raise classify(error, self._who) from error
+
+
+_LOCK_CREATE = 0x73796E63
+"""Advisory lock under which own tables are created: two workers that create one at once would both fail."""
+
+
+class _StepFailed(Exception):
+    def __init__(self, error: psycopg.Error, step: Step) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.step = step
+
+
+def _moved(who: str, offsets: list[tuple[Offset, Offset]]) -> OffsetsMoved:
+    names = sorted({old.pipeline for old, _ in offsets})
+    return OffsetsMoved(
+        "offsets_moved",
+        f"{who}: another worker has moved the offsets of {', '.join(names)}",
+        hint="they are loaded again; nothing was written",
+    )
+
+
+def _shape(table: Table) -> tuple[Any, ...]:
+    return table.columns, table.key, table.unique, table.identity
