@@ -221,8 +221,11 @@ class Sink(Protocol):
 
     Options: ClassVar[type[BaseModel]]
 
-    def check(self) -> list[Finding]:
-        """Preflight: reachable, privileges, space for the hub's own tables."""
+    def check(self, tables: Sequence[str] = ()) -> list[Finding]:
+        """Preflight: reachable, privileges, space for the hub's own tables.
+
+        `tables` are those that mappings write to; one that does not exist is no finding here.
+        """
         ...
 
     def describe(self, table: str) -> Table | None:
