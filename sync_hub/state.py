@@ -65,6 +65,7 @@ _pipelines = sa.Table(
     sa.Column("bundle", sa.Text, nullable=False),
     sa.Column("applied_at", sa.Float, nullable=False),
     sa.Column("phase", sa.Text, nullable=False),
+    sa.Column("loaded_at", sa.Float),
 )
 _snapshots = sa.Table(
     "sync_hub_snapshots",
@@ -81,7 +82,7 @@ _workers = sa.Table(
     "sync_hub_workers",
     _metadata,
     sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, primary_key=True),
     sa.Column("pid", sa.Integer, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
@@ -123,7 +124,7 @@ class Pipeline(Struct, frozen=True):
     """A mapping that was applied. `bundle` is what it was compiled from.
 
     `phase`: `new` (no offsets in the target yet), `ready` (offsets written; existing rows may be loaded), `loading`,
-    `loaded`.
+    `loaded`. `loaded_at`: when all its existing rows were in the topic; only progress stored later proves anything.
     """
 
     name: str
@@ -133,6 +134,7 @@ class Pipeline(Struct, frozen=True):
     bundle: str
     applied_at: float
     phase: str
+    loaded_at: float | None = None
 
 
 class Snapshot(Struct, frozen=True):
@@ -281,9 +283,9 @@ class State:
             for snapshot in snapshots:
                 _upsert(connection, _snapshots, ("source", "table_name"), _snapshot_values(snapshot))
 
-    def progress(self, source: str) -> list[Progress]:
-        """The kept progress of a source, newest first."""
-        query = sa.select(_progress).where(_progress.c.source == source).order_by(_progress.c.id.desc())
+    def progress(self, source: str, *, limit: int | None = None) -> list[Progress]:
+        """The kept progress of a source, newest first; `limit` leaves out what is older."""
+        query = sa.select(_progress).where(_progress.c.source == source).order_by(_progress.c.id.desc()).limit(limit)
         with self._transaction(write=False) as connection:
             rows = connection.execute(query).all()
         return [
@@ -340,7 +342,9 @@ class State:
         with self._transaction(write=False) as connection:
             rows = connection.execute(sa.select(_pipelines).order_by(_pipelines.c.name)).all()
         return [
-            Pipeline(row.name, row.source, row.table_name, row.target, row.bundle, row.applied_at, row.phase)
+            Pipeline(
+                row.name, row.source, row.table_name, row.target, row.bundle, row.applied_at, row.phase, row.loaded_at
+            )
             for row in rows
         ]
 
@@ -360,7 +364,7 @@ class State:
         with self._transaction(write=True) as connection:
             _upsert(connection, _snapshots, ("source", "table_name"), _snapshot_values(snapshot))
             where = _pipelines.c.name.in_(snapshot.pipelines)
-            connection.execute(sa.update(_pipelines).where(where).values(phase="loading"))
+            connection.execute(sa.update(_pipelines).where(where).values(phase="loading", loaded_at=None))
 
     def finish_snapshot(self, snapshot: Snapshot) -> None:
         """Remove a finished snapshot, and set its pipelines' phase to `loaded`."""
@@ -368,7 +372,9 @@ class State:
             where = (_snapshots.c.source == snapshot.source) & (_snapshots.c.table_name == snapshot.table)
             connection.execute(sa.delete(_snapshots).where(where))
             connection.execute(
-                sa.update(_pipelines).where(_pipelines.c.name.in_(snapshot.pipelines)).values(phase="loaded")
+                sa.update(_pipelines)
+                .where(_pipelines.c.name.in_(snapshot.pipelines))
+                .values(phase="loaded", loaded_at=time.time())
             )
 
     def snapshots(self, source: str) -> list[Snapshot]:
@@ -388,15 +394,17 @@ class State:
         """Store a worker's beat: its state and figures, now."""
         now = time.time()
         with self._transaction(write=True) as connection:
-            query = sa.select(_workers.c.since, _workers.c.state, _workers.c.pid).where(_workers.c.name == name)
+            host = socket.gethostname()
+            mine = (_workers.c.name == name) & (_workers.c.host == host)
+            query = sa.select(_workers.c.since, _workers.c.state, _workers.c.pid).where(mine)
             known = connection.execute(query).first()
             same = known is not None and known.state == state and known.pid == os.getpid()
-            values = {"name": name, "host": socket.gethostname(), "pid": os.getpid(), "state": state, "beat_at": now}
+            values = {"name": name, "host": host, "pid": os.getpid(), "state": state, "beat_at": now}
             values |= {"detail": json.dumps(detail), "since": known.since if known is not None and same else now}
-            _upsert(connection, _workers, ("name",), values)
+            _upsert(connection, _workers, ("name", "host"), values)
 
     def workers(self) -> list[Worker]:
-        """The last beat of every worker, by name."""
+        """The last beat of every worker, by name and host."""
         with self._transaction(write=False) as connection:
             rows = connection.execute(sa.select(_workers).order_by(_workers.c.name)).all()
         return [

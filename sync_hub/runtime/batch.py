@@ -1,0 +1,214 @@
+"""From polled records to one target transaction. Pure: takes values, returns values.
+
+`select` chooses what a pipeline has not applied yet; `coalesce` leaves one change a key; `truncated` cuts the work of a
+pipeline at a record that it cannot take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from sync_hub.envelope import decode
+from sync_hub.errors import Rejected
+from sync_hub.model import ABSENT, ChangeEvent, Offset, Record, RowChange, TopicPartition
+
+
+class Decoded(NamedTuple):
+    """One record: an event, None for a tombstone, or why it cannot be read."""
+
+    offset: int
+    event: ChangeEvent | Rejected | None
+
+
+class Item(NamedTuple):
+    """One event that a pipeline has to apply."""
+
+    partition: int
+    offset: int
+    event: ChangeEvent
+
+
+class Failure(NamedTuple):
+    """The first record of a partition that a pipeline cannot take."""
+
+    partition: int
+    offset: int
+    error: Rejected
+
+
+class Barrier(NamedTuple):
+    """A control record that all partitions of the topic pass together."""
+
+    offset: int
+    version: str
+
+
+class Work(Struct, frozen=True):
+    """What one pipeline does with one poll. `ends` are the offset rows afterwards, `before` as they are now."""
+
+    before: dict[int, Offset]
+    ends: dict[int, Offset]
+    items: list[Item]
+    barriers: dict[int, Barrier]
+    failure: Failure | None = None
+
+
+def decoded(records: Iterable[Record]) -> dict[TopicPartition, list[Decoded]]:
+    """Decode each record once, whichever pipelines read it; per partition in offset order."""
+    partitions: dict[TopicPartition, list[Decoded]] = {}
+    topic, partition, run = "", -1, []
+    for record in records:
+        if record.partition != partition or record.topic != topic:
+            topic, partition = record.topic, record.partition
+            run = partitions.setdefault(TopicPartition(topic, partition), [])
+        try:
+            run.append(Decoded(record.offset, decode(record)))
+        except Rejected as error:
+            run.append(Decoded(record.offset, error))
+    return partitions
+
+
+def select(pipeline: str, offsets: dict[int, Offset], partitions: Mapping[int, Sequence[Decoded]]) -> Work:
+    """Choose what is new to this pipeline, up to the first barrier or unreadable record of each partition.
+
+    `offsets` are the pipeline's rows for the partitions that may be read now. What is below `next_offset`, or not newer
+    than `last_version`, was applied before; snapshot rows for other pipelines only move the offset.
+    """
+    items: list[Item] = []
+    ends: dict[int, Offset] = {}
+    barriers: dict[int, Barrier] = {}
+    failure = None
+    for partition, records in partitions.items():
+        before = offsets.get(partition)
+        if before is None or before.barrier:
+            continue
+        next_offset, last_version, problem = before.next_offset, before.last_version, None
+        for offset, event in records:
+            if offset < next_offset:
+                continue
+            if isinstance(event, Rejected):
+                problem = Failure(partition, offset, event)
+                break
+            if event is not None and not (event.version and event.version <= last_version):
+                if event.operation == "truncate" and not event.version:
+                    problem = Failure(partition, offset, _foreign_truncate(event))
+                    break
+                if event.operation == "truncate":
+                    barriers[partition] = Barrier(offset, event.version)
+                    break
+                if event.oversize_bytes:
+                    problem = Failure(partition, offset, _oversize(event))
+                    break
+                if not event.pipelines or pipeline in event.pipelines:
+                    items.append(Item(partition, offset, event))
+                last_version = event.version or last_version
+            next_offset = offset + 1
+        ends[partition] = _end(before, next_offset, last_version, barriers.get(partition))
+        failure = failure or problem
+    ends = {partition: end for partition, end in ends.items() if end != offsets[partition]}
+    return Work({partition: offsets[partition] for partition in ends}, ends, items, barriers, failure)
+
+
+def truncated(work: Work, failure: Failure) -> Work:
+    """Cut the work before the item that failed: what its partition has from there on is not done."""
+    cut = failure.partition
+    items = [item for item in work.items if item.partition != cut or item.offset < failure.offset]
+    before = work.before.get(cut)
+    ends = {partition: end for partition, end in work.ends.items() if partition != cut}
+    if before is not None and failure.offset > before.next_offset:
+        version = max(before.last_version, _newest_versions(items).get(cut, ""))
+        ends[cut] = replace(before, next_offset=failure.offset, last_version=version)
+    barriers = {partition: barrier for partition, barrier in work.barriers.items() if partition != cut}
+    return Work({p: work.before[p] for p in ends}, ends, items, barriers, failure)
+
+
+def _newest_versions(items: Iterable[Item]) -> dict[int, str]:
+    newest: dict[int, str] = {}
+    for item in items:
+        if item.event.version > newest.get(item.partition, ""):
+            newest[item.partition] = item.event.version
+    return newest
+
+
+def halves(work: Work) -> tuple[Work, Work]:
+    """Split the work in two that are applied one after the other; the second is relative to the first's end."""
+    middle = len(work.items) // 2
+    first_items, second_items = work.items[:middle], work.items[middle:]
+    last: dict[int, Item] = {item.partition: item for item in first_items}
+    versions = _newest_versions(first_items)
+    ends = {
+        partition: replace(
+            work.before[partition],
+            next_offset=item.offset + 1,
+            last_version=max(versions[partition], work.before[partition].last_version),
+        )
+        for partition, item in last.items()
+    }
+    first = Work({partition: work.before[partition] for partition in ends}, ends, first_items, {})
+    before = {partition: ends.get(partition, offset) for partition, offset in work.before.items()}
+    return first, Work(before, work.ends, second_items, work.barriers, work.failure)
+
+
+def coalesce(changes: Iterable[RowChange]) -> list[list[RowChange]]:
+    """Leave one change a key, the last; an event with absent columns never replaces one that has them.
+
+    Returns layers to be written one after the other: a second one only where two changes of a key cannot be one
+    (`on_delete: set` after an upsert, or a row written again after being marked).
+    """
+    layers: list[dict[tuple[Any, ...], RowChange]] = [{}]
+    depth: dict[tuple[Any, ...], int] = {}
+    first = layers[0]
+    for change in changes:
+        key = change.key
+        level = depth.get(key, 0)
+        previous = layers[level].get(key) if level else first.get(key)
+        if previous is None:
+            first[key] = change
+            continue
+        merged = _merged(previous, change)
+        if merged is None:
+            level += 1
+            depth[key] = level
+            if level == len(layers):
+                layers.append({})
+            merged = change
+        layers[level][key] = merged
+    return [list(layer.values()) for layer in layers if layer]
+
+
+def _merged(previous: RowChange, change: RowChange) -> RowChange | None:
+    if change.kind == "update":
+        if previous.kind in {"delete", "mark"}:
+            return previous if previous.kind == "delete" else None
+        values = tuple(old if new is ABSENT else new for old, new in zip(previous.values, change.values, strict=True))
+        return RowChange(previous.kind, change.key, values)
+    if change.kind == "mark":
+        return change if previous.kind == "mark" else None
+    if change.kind == "upsert":
+        return None if previous.kind == "mark" else change
+    return change
+
+
+def _end(before: Offset, next_offset: int, last_version: str, barrier: Barrier | None) -> Offset:
+    version = barrier.version if barrier else ""
+    return replace(before, next_offset=next_offset, last_version=last_version, barrier=version)
+
+
+def _foreign_truncate(event: ChangeEvent) -> Rejected:
+    return Rejected(
+        "truncate_without_order",
+        f"{event.schema}.{event.table}: a TRUNCATE that sync-hub did not write has no order to other partitions",
+        hint="empty the target table, then load the table again",
+    )
+
+
+def _oversize(event: ChangeEvent) -> Rejected:
+    return Rejected(
+        "row_too_large",
+        f"{event.schema}.{event.table} {event.key}: a row of {event.oversize_bytes} bytes does not fit into its topic",
+        hint="raise the topic's max.message.bytes, then update the row at the source",
+    )

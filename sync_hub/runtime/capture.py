@@ -1,0 +1,274 @@
+"""The first loop: read the source's log, publish until durable, save the position, acknowledge. In that order, always.
+
+While the broker makes one batch durable, the next one is read and encoded: `flush` comes before the next `publish`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from sync_hub.envelope import Encoder, topic_name
+from sync_hub.errors import ConfigError, PublishingBroken, Unavailable
+from sync_hub.model import ChangeEvent, Heartbeat, Outgoing, SourceBatch, Table, TopicInfo
+from sync_hub.ports import Broker, Source
+from sync_hub.runtime.control import Control, Rate, described
+from sync_hub.runtime.retry import Backoff
+from sync_hub.runtime.snapshot import Snapshots
+from sync_hub.settings import Settings
+from sync_hub.state import Progress, Snapshot, State
+
+LOG = logging.getLogger(__name__)
+
+READ_SECONDS = 0.05
+FLUSH_SECONDS = 0.5
+SAVE_SECONDS = 0.2
+"""A position is saved at most this often: what lies between is read again after a crash and skipped as known."""
+DRAIN_SECONDS = 5.0
+RECORD_OVERHEAD_BYTES = 512
+
+
+class Capture:
+    """One source's worker. `run` returns when asked to stop, and raises `Fatal` when a person is needed."""
+
+    def __init__(self, source_name: str, settings: Settings, state: State, control: Control) -> None:
+        self._name = source_name
+        self._settings = settings
+        self._state = state
+        self._control = control
+        self._raise_epoch = False
+        self._events = Rate()
+        self._session: Session | None = None
+        self._phase = "stopped"
+
+    def run(self) -> None:
+        """Capture until stopped; what is not available is tried again for ever, with backoff."""
+        control, backoff = self._control, Backoff()
+        while not control.stopping.is_set():
+            if self._paused():
+                self._phase, control.state = "paused", "running"
+                control.wait(0.2)
+                continue
+            try:
+                self._capture(backoff)
+            except Unavailable as error:
+                self._raise_epoch |= isinstance(error, PublishingBroken)
+                seconds = backoff.next_seconds()
+                control.backing_off(error)
+                LOG.warning("%s; next attempt in %.1f s", error, seconds, extra={"action": "retry", "code": error.code})
+                control.wait(seconds)
+
+    def detail(self) -> dict[str, Any]:
+        """Figures for the beat; called from the beat's thread."""
+        session = self._session
+        snapshot = session.snapshots.figures() if session else None
+        state = "failed" if self._control.state == "failed" else self._phase
+        return {
+            "kind": "capture",
+            "source": self._name,
+            "state": "snapshotting" if snapshot and state == "streaming" else state,
+            "position": session.saved if session else None,
+            "events_total": self._events.total,
+            "events_per_second": self._events.figure(),
+            "last_event_at": self._events.last_at,
+            "heartbeat_seconds": _heartbeat_seconds(self._settings, self._name),
+            "status": session.source_status if session else {},
+            "snapshot": snapshot,
+            "waiting": session.snapshots.blocked_by if session else "",
+            "error": described(self._control.error),
+        }
+
+    def _paused(self) -> bool:
+        return f"source:{self._name}" in self._control.paused
+
+    def _capture(self, backoff: Backoff) -> None:
+        source = self._settings.source(self._name)
+        broker = self._settings.new_broker()
+        try:
+            session = Session(self._name, source, broker, self._state, self._settings)
+            session.open(raise_epoch=self._raise_epoch)
+            self._session, self._raise_epoch, self._phase = session, False, "streaming"
+            while not self._control.stopping.is_set() and not self._paused():
+                self._control.turn()
+                self._events.add(session.turn())
+                self._control.running()
+                backoff.reset()
+            session.drain()
+        finally:
+            self._session, self._phase = None, "stopped"
+            broker.close()
+            source.close()
+
+
+class Session:
+    """One connection to the source's log and the broker, from `open` until something fails or stops."""
+
+    def __init__(self, name: str, source: Source, broker: Broker, state: State, settings: Settings) -> None:
+        options = settings.sources[name].options
+        self._name = name
+        self._source = source
+        self._broker = broker
+        self._state = state
+        self._load = getattr(options, "snapshot", "initial") != "never"
+        self._encoder = Encoder(cloudevents=getattr(options, "cloudevents", False))
+        self._heartbeat_seconds = _heartbeat_seconds(settings, name)
+        self._topics: dict[str, TopicInfo] = {}
+        self._ends: dict[str, list[int]] = {}
+        self._unsaved = _Unsaved()
+        self._save_at = 0.0
+        self._heartbeat_at = 0.0
+        self.saved = ""
+        self.source_status: dict[str, Any] = {}
+        self.snapshots: Snapshots
+
+    def open(self, *, raise_epoch: bool) -> None:
+        """Describe the tables, make sure of their topics, and open the log where the stored position says."""
+        tables = self._describe()
+        self._topics = self._broker.create_topics([topic_name(self._name, table) for table in tables])
+        for topic, info in self._topics.items():
+            ends = self._broker.end_offsets(topic)
+            self._ends[topic] = [ends[partition] for partition in range(info.partitions)]
+        position = self._source.open(self._state.position(self._name), raise_epoch=raise_epoch)
+        self._state.save_position(self._name, position)
+        self._state.save_tables(self._name, list(tables.values()))
+        self.saved = position
+        self.snapshots = Snapshots(self._name, self._source, self._state, tables, load=self._load)
+
+    def turn(self) -> int:
+        """Read, make the batch before durable, publish; returns how many events were published."""
+        batch = self._source.read(READ_SECONDS)
+        records = self._records(batch.events)
+        self._flush()
+        self._save()
+        if records:
+            self._broker.publish(records)
+        self._unsaved.add(batch, self.snapshots)
+        if not batch.events:
+            self._flush()
+            self._save()
+        self._heartbeat()
+        self.snapshots.turn()
+        return len(batch.events)
+
+    def drain(self) -> None:
+        """Give what was published a last chance to become durable, and save how far it came."""
+        if self._broker.flush(DRAIN_SECONDS):
+            self._unsaved.durable = True
+            self._save(now=True)
+
+    def _describe(self) -> dict[str, Table]:
+        tables = {}
+        for name in self._source.tables():
+            table = self._source.describe(name)
+            if table is None:
+                raise ConfigError(
+                    "table_missing",
+                    f"sources.{self._name}: there is no table {name}",
+                    hint="create it, or remove it from `tables`",
+                    command="sync-hub check",
+                )
+            tables[name] = table
+        return tables
+
+    def _flush(self) -> None:
+        while not self._broker.flush(FLUSH_SECONDS):
+            self._source.keep_alive()
+        self._unsaved.durable = True
+
+    def _save(self, *, now: bool = False) -> None:
+        """Store the newest position whose events are all durable, then let the source forget it."""
+        unsaved = self._unsaved
+        if not unsaved.durable or unsaved.position is None:
+            return
+        if not (now or unsaved.snapshots or unsaved.heartbeat) and time.monotonic() < self._save_at:
+            return
+        self._state.save_position(
+            self._name, unsaved.position, progress=self._progress(unsaved), snapshots=unsaved.snapshots
+        )
+        self._source.acknowledge(unsaved.position)
+        self.snapshots.stored(unsaved.snapshots, unsaved.finished)
+        self.saved = unsaved.position
+        self._save_at = time.monotonic() + SAVE_SECONDS
+        self._unsaved = _Unsaved()
+
+    def _progress(self, unsaved: _Unsaved) -> Progress | None:
+        if unsaved.heartbeat is None:
+            return None
+        for (topic, partition), offset in self._broker.published().items():
+            if topic in self._ends:
+                self._ends[topic][partition] = max(self._ends[topic][partition], offset)
+        heartbeat = unsaved.heartbeat
+        return Progress(self._name, heartbeat.position, heartbeat.source_time, time.time(), self._ends)
+
+    def _heartbeat(self) -> None:
+        now = time.monotonic()
+        if now >= self._heartbeat_at:
+            self._heartbeat_at = now + self._heartbeat_seconds
+            self._source.heartbeat()
+            self.source_status = self._source.status()
+
+    def _records(self, events: Sequence[ChangeEvent]) -> list[Outgoing]:
+        if not events:
+            return []
+        records = self._encoder.encode(events)
+        if any(record.key is None for record in records):
+            records = list(self._spread(records))
+        return self._fitting(records, events)
+
+    def _spread(self, records: Sequence[Outgoing]) -> Sequence[Outgoing]:
+        """A barrier goes to every partition of its topic, in its place."""
+        spread = []
+        for record in records:
+            if record.key is None:
+                partitions = range(self._topics[record.topic].partitions)
+                spread += [msgspec.structs.replace(record, partition=partition) for partition in partitions]
+            else:
+                spread.append(record)
+        return spread
+
+    def _fitting(self, records: list[Outgoing], events: Sequence[ChangeEvent]) -> list[Outgoing]:
+        """Replace what the topic would refuse as too large: by the event without its old row, else by a reference."""
+        limits = {topic: info.max_record_bytes - RECORD_OVERHEAD_BYTES for topic, info in self._topics.items()}
+        if not any(len(record.value or b"") > limits[record.topic] for record in records):
+            return records
+        by_version = {event.version: event for event in events}
+        return [
+            record if len(record.value or b"") <= limits[record.topic] else self._smaller(record, by_version, limits)
+            for record in records
+        ]
+
+    def _smaller(self, record: Outgoing, events: Mapping[str, ChangeEvent], limits: Mapping[str, int]) -> Outgoing:
+        version = (record.value or b"").rsplit(b'"', 2)[-2].decode()
+        event = msgspec.structs.replace(events[version], before=None)
+        smaller = self._encoder.encode([event])[0]
+        if len(smaller.value or b"") > limits[record.topic]:
+            size = len(record.value or b"")
+            smaller = self._encoder.encode([msgspec.structs.replace(event, after=None, oversize_bytes=size)])[0]
+        return smaller
+
+
+class _Unsaved:
+    """What the batches since the last save have brought. `durable` covers all of it or nothing."""
+
+    def __init__(self) -> None:
+        self.durable = False
+        self.position: str | None = None
+        self.heartbeat: Heartbeat | None = None
+        self.snapshots: list[Snapshot] = []
+        self.finished: list[str] = []
+
+    def add(self, batch: SourceBatch, snapshots: Snapshots) -> None:
+        """Take in a batch that was just published."""
+        self.durable = False
+        self.position = batch.position or self.position
+        self.heartbeat = batch.heartbeat or self.heartbeat
+        self.snapshots += snapshots.collect(batch)
+        self.finished += snapshots.finished(batch)
+
+
+def _heartbeat_seconds(settings: Settings, name: str) -> float:
+    return float(getattr(settings.sources[name].options, "heartbeat_seconds", 2.0))

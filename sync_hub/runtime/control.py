@@ -1,0 +1,114 @@
+"""What a worker's loop and its beat share: stop, pauses, requests, the time of the last turn."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from sync_hub.errors import SyncHubError
+from sync_hub.state import Request, State
+
+BEAT_SECONDS = 2.0
+LOST_AFTER_BEATS = 3
+
+
+class Control:
+    """One a worker. The loop reads it in every turn; the beat's thread and signals write it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.stopping = threading.Event()
+        self.paused: frozenset[str] = frozenset()
+        self.requests: deque[Request] = deque()
+        self.state = "starting"
+        self.error: SyncHubError | None = None
+        self.turn_at = time.time()
+
+    def turn(self) -> None:
+        """The loop has come round."""
+        self.turn_at = time.time()
+
+    def running(self) -> None:
+        """The loop works; an earlier error is over."""
+        self.state, self.error = "running", None
+
+    def backing_off(self, error: SyncHubError) -> None:
+        """The loop waits before it tries again."""
+        self.state, self.error = "backing_off", error
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but not past a stop; the loop counts as turning."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self.stopping.wait(min(left, 0.5)):
+            self.turn()
+
+
+class Beat(threading.Thread):
+    """Writes the worker's state and figures every `BEAT_SECONDS`, and brings back pauses and requests."""
+
+    def __init__(self, control: Control, state: State, detail: Callable[[], dict[str, Any]], log: Any) -> None:
+        super().__init__(name="beat", daemon=True)
+        self._control = control
+        self._state = state
+        self._detail = detail
+        self._log = log
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Beat until `end`."""
+        while not self._ended.wait(BEAT_SECONDS):
+            self.once()
+
+    def once(self) -> None:
+        """Beat now. A store that does not answer is logged: the row then expires, and the worker counts as lost."""
+        control = self._control
+        try:
+            self._state.beat(control.name, control.state, self._detail() | {"turn_at": control.turn_at})
+            control.paused = frozenset(pause.subject for pause in self._state.pauses())
+            known = {request.id for request in control.requests}
+            control.requests.extend(new for new in self._state.open_requests(control.name) if new.id not in known)
+        except SyncHubError as error:
+            self._log.warning("%s", error, extra={"action": "beat", "code": error.code})
+
+    def end(self) -> None:
+        """Write a last beat and stop."""
+        self._ended.set()
+        if self.is_alive():
+            self.join()
+        self.once()
+
+
+def described(error: SyncHubError | None) -> dict[str, str] | None:
+    """An error as it stands in beats and answers."""
+    if error is None:
+        return None
+    return {"code": error.code, "message": error.message, "hint": error.hint, "command": error.command}
+
+
+class Rate:
+    """A count, and how much of it came a second in the last interval that was long enough to say."""
+
+    def __init__(self, interval_seconds: float = 2.0) -> None:
+        self.total = 0
+        self.per_second = 0.0
+        self.last_at: float | None = None
+        self._interval = interval_seconds
+        self._mark = (time.monotonic(), 0)
+
+    def add(self, count: int) -> None:
+        """Count, now."""
+        if count:
+            self.total += count
+            self.last_at = time.time()
+
+    def figure(self) -> float:
+        """Per second, over the last whole interval."""
+        at, total = self._mark
+        now = time.monotonic()
+        if now - at >= self._interval:
+            self.per_second = (self.total - total) / (now - at)
+            self._mark = (now, self.total)
+        return round(self.per_second, 1)

@@ -1,0 +1,378 @@
+"""The second loop: poll, decode, map, coalesce per key, and write one target transaction with rows and offsets.
+
+The target's offsets are the only ones: after any doubt (a lost connection, a commit whose outcome is unknown, another
+worker's write) they are loaded again and reading continues where they say.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from sync_hub.envelope import decode
+from sync_hub.errors import ConfigError, Fatal, OffsetsMoved, Rejected, Unavailable
+from sync_hub.model import Offset, RowChange, SinkBatch, TableWrite, TopicPartition
+from sync_hub.ports import Broker, Sink, Subscription
+from sync_hub.runtime.batch import Decoded, Failure, Work, coalesce, decoded, halves, select, truncated
+from sync_hub.runtime.control import Control, described
+from sync_hub.runtime.pipelines import Delivery, by_table
+from sync_hub.runtime.retry import Backoff
+from sync_hub.settings import Settings
+from sync_hub.state import Pipeline, State
+
+LOG = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.1
+POLL_RECORDS = 5000
+LOOK_SECONDS = 1.0
+BARRIER_SECONDS = 0.1
+
+
+class Deliver:
+    """One target's worker, or one of several. `run` returns when asked to stop; `Fatal` needs a person."""
+
+    def __init__(self, target: str, settings: Settings, state: State, control: Control, member: int = 0) -> None:
+        self._target = target
+        self._settings = settings
+        self._state = state
+        self._control = control
+        self._member = member
+        self._deliveries: dict[str, Delivery] = {}
+        self._phases: dict[str, str] = {}
+        self._backoff = Backoff()
+        self._next_attempt_at: float | None = None
+
+    def run(self) -> None:
+        """Deliver until stopped; what is not available is tried again for ever, with backoff."""
+        control, backoff = self._control, self._backoff
+        while not control.stopping.is_set():
+            try:
+                self._deliver()
+            except OffsetsMoved as error:
+                LOG.info("%s", error, extra={"action": "reload_offsets"})
+            except Unavailable as error:
+                seconds = backoff.next_seconds()
+                self._next_attempt_at = time.time() + seconds
+                control.backing_off(error)
+                LOG.warning("%s; next attempt in %.1f s", error, seconds, extra={"action": "retry", "code": error.code})
+                control.wait(seconds)
+
+    def detail(self) -> dict[str, Any]:
+        """Figures for the beat; called from the beat's thread."""
+        retrying = self._control.state == "backing_off"
+        return {
+            "kind": "deliver",
+            "target": self._target,
+            "pipelines": {name: self._figures(one, retrying) for name, one in list(self._deliveries.items())},
+            "error": described(self._control.error),
+        }
+
+    def _figures(self, one: Delivery, retrying: bool) -> dict[str, Any]:
+        state = one.state(self._phases.get(one.name, "new"), paused=self._is_paused(one))
+        return {
+            "topic": one.topic,
+            "state": "retrying" if retrying and state not in {"failed", "paused"} else state,
+            "since": one.since,
+            "waiting_for": "person" if one.error else "target" if retrying else one.waiting_for,
+            "applied_total": one.applied.total,
+            "applied_per_second": one.applied.figure(),
+            "arriving_per_second": one.arrived.figure(),
+            "last_applied_at": one.applied.last_at,
+            "offsets": {str(partition): offset.next_offset for partition, offset in list(one.offsets.items())},
+            "attempt": self._backoff.attempt,
+            "next_attempt_at": self._next_attempt_at if retrying else None,
+            "error": described(one.error or (self._control.error if retrying else None)),
+        }
+
+    def _is_paused(self, one: Delivery) -> bool:
+        return not self._control.paused.isdisjoint((f"target:{self._target}", f"pipeline:{one.name}"))
+
+    def _deliver(self) -> None:
+        sink = self._settings.sink(self._target)
+        broker = self._settings.new_broker()
+        session = Session(self._target, sink, broker, self._state, self._control)
+        try:
+            sink.open()
+            self._prepare(session, sink, broker)
+            group = f"sync_hub_{self._settings.hub.name}_{self._target}"
+            session.subscribe(group, self._member, self._settings.targets[self._target].workers)
+            self._control.running()
+            outline = self._outline()
+            look_at = time.monotonic() + LOOK_SECONDS
+            while not self._control.stopping.is_set():
+                self._control.turn()
+                session.turn()
+                self._control.running()
+                self._backoff.reset()
+                if time.monotonic() >= look_at or self._control.requests:
+                    look_at = time.monotonic() + LOOK_SECONDS
+                    if self._answer_requests() or self._outline() != outline:
+                        return
+        finally:
+            session.close()
+
+    def _prepare(self, session: Session, sink: Sink, broker: Broker) -> None:
+        """Bring every pipeline of this target to where it can read, or note why it cannot; the others go on."""
+        wanted = [pipeline for pipeline in self._state.pipelines() if pipeline.target == self._target]
+        self._deliveries = {pipeline.name: self._kept(pipeline) for pipeline in wanted}
+        compiled: dict[str, Delivery] = {}
+        catalogs = {source: self._state.tables(source) for source in {pipeline.source for pipeline in wanted}}
+        for name, one in self._deliveries.items():
+            table = catalogs[one.pipeline.source].get(one.pipeline.table)
+            one.waiting_for = None if table else "source"
+            if table and one.error is None and self._tried(one, lambda one=one, table=table: one.compile(table)):
+                compiled[name] = one
+        tables = by_table(wanted)
+        for name, one in compiled.items():
+            table = catalogs[one.pipeline.source][one.pipeline.table]
+            if self._is_paused(one):
+                continue
+            one.info = broker.create_topics([one.topic])[one.topic]
+            shared_by = tables[one.mapping.spec.target_table]
+
+            def begin(one: Delivery = one, table: Any = table, shared_by: list[str] = shared_by) -> None:
+                one.fit(sink, table, shared_by)
+                one.start(sink, broker, self._state)
+
+            if self._tried(one, begin):
+                session.deliveries[name] = one
+
+    def _kept(self, pipeline: Pipeline) -> Delivery:
+        """A new session keeps figures and errors; an error is forgotten on request, or when the worker starts anew."""
+        known = self._deliveries.get(pipeline.name)
+        if known is None or known.pipeline.bundle != pipeline.bundle:
+            return Delivery(pipeline)
+        return known
+
+    def _tried(self, one: Delivery, step: Any) -> bool:
+        try:
+            step()
+        except (ConfigError, Fatal, Rejected) as error:
+            one.error = error
+            LOG.error("pipeline %s stopped: %s", one.name, error, extra={"action": "stop_pipeline", "code": error.code})  # noqa: TRY400
+            return False
+        return True
+
+    def _outline(self) -> object:
+        """What a session rests on: when it changes, a new session begins."""
+        pipelines = self._state.pipelines()
+        self._phases = {pipeline.name: pipeline.phase for pipeline in pipelines}
+        mine = [pipeline for pipeline in pipelines if pipeline.target == self._target]
+        waiting = {one.pipeline.source for one in self._deliveries.values() if one.waiting_for == "source"}
+        return (
+            {pipeline.name: pipeline.bundle for pipeline in mine},
+            {name: self._is_paused(one) for name, one in self._deliveries.items()},
+            {source: sorted(self._state.tables(source)) for source in waiting},
+        )
+
+    def _answer_requests(self) -> bool:
+        """Forget errors that someone wants tried again; True when a new session is needed for it."""
+        again = False
+        while self._control.requests:
+            request = self._control.requests.popleft()
+            one = self._deliveries.get(str(request.arguments.get("pipeline")))
+            known = request.action == "retry" and one is not None
+            if known and one is not None and one.error is not None:
+                one.error, again = None, True
+            self._state.finish_request(request.id, {"ok": known})
+        return again
+
+
+class Session:
+    """One subscription and one connection to the target, until something fails, moves or changes."""
+
+    def __init__(self, target: str, sink: Sink, broker: Broker, state: State, control: Control) -> None:
+        self._target = target
+        self._sink = sink
+        self._broker = broker
+        self._state = state
+        self._control = control
+        self._subscription: Subscription | None = None
+        self._barrier_at = 0.0
+        self.deliveries: dict[str, Delivery] = {}
+
+    def subscribe(self, group: str, member: int, members: int) -> None:
+        """Begin to read the topics of all pipelines that can."""
+        topics = sorted({one.topic for one in self.deliveries.values()})
+        if topics:
+            self._subscription = self._broker.subscribe(
+                topics, group, member=member, members=members, on_assign=self._on_assign
+            )
+
+    def close(self) -> None:
+        """Leave the group and let go of everything."""
+        if self._subscription is not None:
+            self._subscription.close()
+        self._broker.close()
+        self._sink.close()
+
+    def turn(self) -> None:
+        """Poll once and apply what came; help barriers on."""
+        if self._subscription is None:
+            self._control.wait(LOOK_SECONDS)
+            return
+        records = self._subscription.poll(POLL_SECONDS, POLL_RECORDS)
+        if records:
+            self._apply(decoded(records))
+        for one in self.deliveries.values():
+            one.caught_up = len(records) < POLL_RECORDS
+        if time.monotonic() >= self._barrier_at:
+            self._barrier_at = time.monotonic() + BARRIER_SECONDS
+            self._pass_barriers(self._subscription)
+
+    def _on_assign(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        rows = self._sink.load_offsets(list(self.deliveries))
+        assigned: dict[str, set[int]] = {}
+        for topic, partition in {*partitions, *(self._subscription.assignment() if self._subscription else ())}:
+            assigned.setdefault(topic, set()).add(partition)
+        for one in self.deliveries.values():
+            one.load(rows, sorted(assigned.get(one.topic, ())))
+            for partition in assigned.get(one.topic, ()):
+                self._prove_record(one, one.offsets[partition])
+        return {partition: self._start(partition) for partition in partitions}
+
+    def _start(self, partition: TopicPartition) -> int:
+        """The lowest offset that a pipeline of this topic still needs."""
+        return min(
+            one.offsets[partition.partition].next_offset
+            for one in self.deliveries.values()
+            if one.topic == partition.topic
+        )
+
+    def _prove_record(self, one: Delivery, offset: Offset) -> None:
+        """The record before the offset, if it is still there, must not be newer than what was applied last."""
+        if not offset.last_version:
+            return
+        record = self._broker.fetch(TopicPartition(offset.topic, offset.partition), offset.next_offset - 1)
+        event = decode(record) if record else None
+        if event is not None and event.version > offset.last_version:
+            raise Fatal(
+                "offset_unproven",
+                f"pipeline {one.name}: record {offset.next_offset - 1} of {offset.topic}/{offset.partition} is not the "
+                "one that was applied last",
+                hint="the topic's content was replaced",
+                command=f"sync-hub recover {one.pipeline.source}",
+            )
+
+    def _apply(self, partitions: dict[TopicPartition, list[Decoded]]) -> None:
+        works = []
+        for one in self.deliveries.values():
+            mine = {place.partition: records for place, records in partitions.items() if place.topic == one.topic}
+            if mine and one.error is None:
+                one.arrived.add(sum(len(records) for records in mine.values()))
+                works.append((one, *self._mapped(one, select(one.name, one.offsets, mine))))
+        try:
+            self._write(works)
+        except Rejected:
+            for one, work, _ in works:
+                self._isolate(one, work)
+        for one, work, _ in works:
+            if work.failure is not None and one.error is None:
+                self._fail(one, work.failure.error)
+
+    def _mapped(self, one: Delivery, work: Work) -> tuple[Work, list[RowChange]]:
+        mapped = one.mapping.apply([item.event for item in work.items])
+        if not mapped.rejected:
+            return work, mapped.changes
+        index, error = mapped.rejected[0]
+        item = work.items[index]
+        work = truncated(work, Failure(item.partition, item.offset, error))
+        return work, one.mapping.apply([item.event for item in work.items]).changes
+
+    def _write(self, works: Sequence[tuple[Delivery, Work, list[RowChange]]]) -> None:
+        """One target transaction for all pipelines."""
+        offsets = [(work.before[p], end) for _, work, _ in works for p, end in work.ends.items()]
+        if not offsets:
+            return
+        writes = [write for one, _, changes in works for write in _table_writes(one, changes)]
+        self._sink.write(SinkBatch(offsets, writes))
+        for one, work, _ in works:
+            one.offsets |= work.ends
+            one.applied.add(len(work.items))
+
+    def _isolate(self, one: Delivery, work: Work) -> None:
+        """Write one pipeline's work alone, by halves, until the record that the target refuses is found."""
+        if one.error is not None:
+            return
+        work, changes = self._mapped(one, work)
+        try:
+            self._write([(one, work, changes)])
+        except Rejected as error:
+            if len(work.items) <= 1:
+                self._fail(one, _about(work, error))
+                return
+            for half in halves(work):
+                self._isolate(one, half)
+
+    def _fail(self, one: Delivery, error: Rejected) -> None:
+        one.error = error
+        LOG.error("pipeline %s stopped: %s", one.name, error, extra={"action": "stop_pipeline", "code": error.code})
+
+    def _pass_barriers(self, subscription: Subscription) -> None:
+        for one in self.deliveries.values():
+            blocked = {p: offset.barrier for p, offset in one.offsets.items() if offset.barrier}
+            if blocked and one.error is None:
+                self._pass_barrier(subscription, one, min(blocked.values()))
+
+    def _pass_barrier(self, subscription: Subscription, one: Delivery, version: str) -> None:
+        """When all partitions stand at the barrier or past it, do its work and move them on in one transaction."""
+        rows = self._sink.load_offsets([one.name])
+        if all(row.barrier == version or row.last_version >= version for row in rows):
+            ends = [
+                replace(row, next_offset=row.next_offset + 1, last_version=version, barrier="")
+                if row.barrier == version
+                else row
+                for row in rows
+            ]
+            moved = [pair for pair in zip(rows, ends, strict=True) if pair[0] != pair[1]]
+            if moved:
+                self._sink.write(SinkBatch(moved, [_truncation(one)]))
+            rows = ends
+        stood = {partition for partition, row in one.offsets.items() if row.barrier}
+        one.load(rows, sorted(one.offsets))
+        passed = {TopicPartition(one.topic, partition) for partition in stood if not one.offsets[partition].barrier}
+        for place in passed & set(subscription.assignment()):
+            subscription.seek(place, self._start(place))
+
+
+def _about(work: Work, error: Rejected) -> Rejected:
+    if not work.items:
+        return error
+    event = work.items[0].event
+    message = f"{event.schema}.{event.table} {event.key}: {error.message}"
+    return Rejected(error.code, message, sqlstate=error.sqlstate, hint=error.hint, command=error.command)
+
+
+def _table_writes(one: Delivery, changes: Sequence[RowChange]) -> list[TableWrite]:
+    mapping = one.mapping
+    return [
+        TableWrite(
+            one.name,
+            mapping.spec.target_table,
+            mapping.key,
+            mapping.columns,
+            layer,
+            mark_columns=mapping.mark_columns,
+            shared=one.shared,
+        )
+        for layer in coalesce(changes)
+    ]
+
+
+def _truncation(one: Delivery) -> TableWrite:
+    mapping = one.mapping
+    policy = mapping.on_truncate()
+    return TableWrite(
+        one.name,
+        mapping.spec.target_table,
+        mapping.key,
+        mapping.columns,
+        [],
+        mark_columns=mapping.mark_columns,
+        shared=one.shared,
+        truncate=policy,
+    )

@@ -1,0 +1,58 @@
+"""Log lines: one a record, on standard error, as text at a terminal and as JSON elsewhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+
+LEVEL_VARIABLE = "SYNC_HUB_LOG_LEVEL"
+FORMAT_VARIABLE = "SYNC_HUB_LOG_FORMAT"
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line; what was given as `extra` becomes fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Never holds a line break: JSON escapes them."""
+        fields = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "pid": record.process,
+        }
+        fields["message"] = record.getMessage()
+        fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """For people: time, level, message; line breaks in messages are escaped, so that no message can forge a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, and the traceback of an unknown error below it."""
+        message = record.getMessage().replace("\n", "\\n").replace("\r", "\\r")
+        line = f"{_time(record)} {record.levelname.lower():7} {record.process} {message}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def configure() -> None:
+    """Set up logging of this process by SYNC_HUB_LOG_LEVEL (info) and SYNC_HUB_LOG_FORMAT (text or json)."""
+    kind = os.environ.get(FORMAT_VARIABLE) or ("text" if sys.stderr.isatty() else "json")
+    handler = logging.StreamHandler()
+    handler.setFormatter(TextFormatter() if kind == "text" else JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(os.environ.get(LEVEL_VARIABLE, "INFO").upper())
+    for noisy in ("kafka", "apscheduler", "uvicorn.access", "sqlalchemy"):
+        logging.getLogger(noisy).setLevel("WARNING")
+
+
+def _time(record: logging.LogRecord) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"

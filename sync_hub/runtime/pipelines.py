@@ -1,0 +1,200 @@
+"""Pipelines as the hub knows them: which mappings were applied, and what a deliver worker makes of each."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from sync_hub.envelope import topic_name
+from sync_hub.errors import ConfigError, Fatal, SyncHubError
+from sync_hub.mapping.apply import CompiledMapping, compile_mapping
+from sync_hub.mapping.check import check_mapping
+from sync_hub.mapping.loader import Bundle, load_bundles
+from sync_hub.mapping.spec import MappingSpec, parse_spec
+from sync_hub.model import Finding, Offset, Table, TopicInfo
+from sync_hub.ports import Broker, Sink
+from sync_hub.runtime.control import Rate
+from sync_hub.settings import Settings
+from sync_hub.state import Pipeline, State
+
+
+def configured(settings: Settings) -> dict[str, tuple[Bundle, MappingSpec]]:
+    """The mappings in the files, by name. Raises `ConfigError` for the first that is wrong."""
+    found = {}
+    for bundle in load_bundles(settings.mappings, settings.root):
+        spec = parse_spec(bundle)
+        for kind, name, known in (("source", spec.source, settings.sources), ("target", spec.target, settings.targets)):
+            if name not in known:
+                raise ConfigError(
+                    f"unknown_{kind}",
+                    f"mapping {spec.name} names the {kind} {name!r}, which is not configured",
+                    where=f"{bundle.file}:{bundle.line}",
+                    hint=f"configured are: {', '.join(sorted(known))}",
+                )
+        found[bundle.name] = (bundle, spec)
+    return found
+
+
+def register(settings: Settings, state: State) -> list[str]:
+    """Apply mappings never applied before, forget those whose file is gone; return those that differ from their file.
+
+    A mapping that was applied runs on as it was; its changed file is pending until someone applies it.
+    """
+    found, pending = configured(settings), []
+    applied = {pipeline.name: pipeline for pipeline in state.pipelines()}
+    for name in applied.keys() - found.keys():
+        state.remove_pipeline(name)
+    for name, (bundle, spec) in found.items():
+        if name not in applied:
+            text = msgspec.json.encode(bundle).decode()
+            state.add_pipeline(Pipeline(name, spec.source, spec.table, spec.target, text, time.time(), "new"))
+        elif differs(bundle, applied[name]):
+            pending.append(name)
+    return pending
+
+
+def stored_bundle(pipeline: Pipeline) -> Bundle:
+    """What an applied pipeline is compiled from."""
+    return msgspec.json.decode(pipeline.bundle, type=Bundle)
+
+
+def differs(bundle: Bundle, pipeline: Pipeline) -> bool:
+    """Whether a file's mapping, or a lookup it uses, is not what was applied."""
+    stored = stored_bundle(pipeline)
+    return (bundle.document, bundle.lookups) != (stored.document, stored.lookups)
+
+
+class Delivery:
+    """One pipeline in one deliver worker: the compiled mapping, its offset rows, its figures and its error."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self.name = pipeline.name
+        self.topic = topic_name(pipeline.source, pipeline.table)
+        self.info: TopicInfo
+        self.mapping: CompiledMapping
+        self.shared = False
+        self.offsets: dict[int, Offset] = {}
+        self.error: SyncHubError | None = None
+        self.waiting_for: str | None = None
+        self.applied = Rate()
+        self.arrived = Rate()
+        self.caught_up = False
+        self.since = time.time()
+        self._state = ""
+
+    @property
+    def active(self) -> bool:
+        """Whether it applies events now."""
+        return self.error is None and self.waiting_for is None
+
+    def state(self, phase: str, *, paused: bool) -> str:
+        """What it is doing, in health's words; `since` follows."""
+        if self.error is not None:
+            now = "failed"
+        elif paused:
+            now = "paused"
+        elif self.waiting_for:
+            now = "retrying" if self.waiting_for in {"broker", "target"} else "snapshotting"
+        elif phase in {"new", "starting", "ready", "loading"}:
+            now = "snapshotting"
+        else:
+            now = "running" if self.caught_up else "catching_up"
+        if now != self._state:
+            self._state, self.since = now, time.time()
+        return now
+
+    def compile(self, table: Table) -> None:
+        """Compile the mapping for the source table as capture described it. Raises `ConfigError`."""
+        self.mapping = compile_mapping(stored_bundle(self.pipeline), table, secrets=os.environ)
+
+    def fit(self, sink: Sink, table: Table, shared_by: Sequence[str]) -> None:
+        """Check the mapping against both catalogs, creating the target table if the mapping says so."""
+        spec = self.mapping.spec
+        target = sink.describe(spec.target_table)
+        if target is None and spec.create:
+            schema, _, name = spec.target_table.rpartition(".")
+            columns = self.mapping.target_columns()
+            sink.create(Table(schema, name, columns, key=self.mapping.key, unique=(self.mapping.key,)))
+            target = sink.describe(spec.target_table)
+        refuse(check_mapping(self.mapping, table, target))
+        self.shared = len(shared_by) > 1
+        if self.shared:
+            sink.share(spec.target_table, shared_by)
+
+    def start(self, sink: Sink, broker: Broker, state: State) -> None:
+        """Make sure of an offset row for every partition. A pipeline that is new starts at the topic's end."""
+        rows = sink.load_offsets([self.name])
+        phase = _phase(state, self.name)
+        if phase == "new" and rows and _phase(state, self.name) == "new":
+            raise Fatal(
+                "offsets_without_state",
+                f"pipeline {self.name} has offsets in target {self.pipeline.target}, but this hub never applied it",
+                hint="another hub writes there, or this hub's state was lost: to load it again, delete its rows from "
+                "sync_hub_offsets and empty the target table",
+            )
+        if not rows:
+            state.advance_phase([self.name], "starting", only_from=["new"])
+            ends = broker.end_offsets(self.topic)
+            partitions = range(self.info.partitions)
+            sink.start_offsets([self._offset(partition, ends[partition]) for partition in partitions])
+            rows = sink.load_offsets([self.name])
+        self._prove(rows)
+        state.advance_phase([self.name], "ready", only_from=["new", "starting"])
+
+    def load(self, rows: Sequence[Offset], partitions: Sequence[int]) -> None:
+        """Take the offset rows of the partitions that this worker reads."""
+        mine = [row for row in rows if row.pipeline == self.name and row.topic == self.topic]
+        self._prove(mine)
+        self.offsets = {row.partition: row for row in mine if row.partition in partitions}
+
+    def _offset(self, partition: int, next_offset: int) -> Offset:
+        return Offset(self.name, self.topic, partition, self.info.id, next_offset, "", self.mapping.hash)
+
+    def _prove(self, rows: Sequence[Offset]) -> None:
+        """The offsets must belong to this topic, all its partitions, and this mapping."""
+        if {row.topic_id for row in rows} - {self.info.id}:
+            raise Fatal(
+                "topic_recreated",
+                f"topic {self.topic} is not the one that the offsets of pipeline {self.name} belong to",
+                hint="it was deleted and created again: what was in it is lost",
+                command=f"sync-hub recover {self.pipeline.source}",
+            )
+        if {row.partition for row in rows} != set(range(self.info.partitions)):
+            raise Fatal(
+                "partitions_changed",
+                f"topic {self.topic} has {self.info.partitions} partitions, pipeline {self.name} knows {len(rows)}",
+                hint="partitions are changed through the hub only, because order per key would be lost",
+                command=f"sync-hub recover {self.pipeline.source}",
+            )
+        if {row.mapping_hash for row in rows} - {self.mapping.hash}:
+            raise Fatal(
+                "mapping_differs",
+                f"pipeline {self.name}: the target was written by another version of the mapping, a lookup or a secret",
+                hint="restore it, or load the pipeline again",
+                command="sync-hub plan",
+            )
+
+
+def refuse(findings: Sequence[Finding]) -> None:
+    """Raise `ConfigError` for the first finding that is an error."""
+    for finding in findings:
+        if finding.severity == "error":
+            raise ConfigError(
+                finding.code, finding.message, where=finding.path, hint=finding.hint, command=finding.command
+            )
+
+
+def _phase(state: State, name: str) -> str:
+    return next((pipeline.phase for pipeline in state.pipelines() if pipeline.name == name), "")
+
+
+def by_table(pipelines: Sequence[Pipeline]) -> dict[str, list[str]]:
+    """Which pipelines write to each table of one target, those included that cannot run now."""
+    tables: dict[str, list[str]] = {}
+    for pipeline in pipelines:
+        tables.setdefault(parse_spec(stored_bundle(pipeline)).target_table, []).append(pipeline.name)
+    return tables

@@ -1,0 +1,49 @@
+"""Decides whether and when to try again. It does not sleep.
+
+Whether an error is transient is said by its class: connectors turn their driver's errors (SQLSTATE, errno) into
+`Unavailable`, `Rejected` or `Fatal` where they arise. An unknown exception is never retried: it stops the worker.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Literal
+
+from msgspec import Struct
+
+from sync_hub.errors import Fatal, OffsetsMoved, Rejected, Unavailable
+
+Decision = Literal["retry", "reload", "reject", "stop"]
+
+
+def decide(error: BaseException) -> Decision:
+    """What to do about an error: try again later, load offsets again at once, refuse the record, or stop the worker."""
+    match error:
+        case OffsetsMoved():
+            return "reload"
+        case Unavailable():
+            return "retry"
+        case Rejected():
+            return "reject"
+        case Fatal():
+            return "stop"
+    return "stop"
+
+
+class Backoff(Struct):
+    """Exponential waiting with full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/)."""
+
+    first_seconds: float = 0.2
+    factor: float = 2.0
+    max_seconds: float = 30.0
+    attempt: int = 0
+
+    def next_seconds(self) -> float:
+        """How long to wait before the next attempt; each call counts one failed attempt."""
+        ceiling = min(self.max_seconds, self.first_seconds * self.factor ** min(self.attempt, 30))
+        self.attempt += 1
+        return ceiling / 2 + random.uniform(0, ceiling / 2)  # noqa: S311 - jitter, not a secret
+
+    def reset(self) -> None:
+        """Something succeeded: the next wait is the first again."""
+        self.attempt = 0
