@@ -38,7 +38,7 @@ class Loop(Protocol):
 
 
 def names(settings: Settings) -> list[str]:
-    """All workers of a configuration: `capture:SOURCE`, `deliver:TARGET`, `deliver:TARGET:N` where there are several."""
+    """All workers of a configuration: `capture:SOURCE`, `deliver:TARGET`, `deliver:TARGET:N` where it has several."""
     workers = [f"capture:{name}" for name in settings.sources]
     for name, target in settings.targets.items():
         workers += (

@@ -1,0 +1,50 @@
+# Two commands to know: `make demo` and `make test`. Both work on a fresh clone with Python 3.11+, pip and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+TESTING := $(VENV)/.testing
+WORKERS ?= 2
+
+.PHONY: help demo test lint types check-servers bench format clean
+
+help:            ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,fast]'
+	@touch $@
+
+$(TESTING): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(INSTALLED)
+
+demo: $(INSTALLED)  ## two PostgreSQL servers, a SQLite warehouse, changes flowing between them
+	$(BIN)/sync-hub demo $(DEMO)
+
+lint: $(TESTING)  ## ruff and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(TESTING)  ## mypy --strict
+	$(BIN)/mypy
+
+check-servers: $(TESTING)
+	./tests/servers/install.sh
+
+test: $(TESTING) check-servers lint types  ## linters, types and all tests, on real servers
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup
+
+bench: $(TESTING)  ## what this machine reaches, with row counts
+	$(BIN)/python -m benchmarks
+
+format: $(TESTING)  ## format the code
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+clean:           ## remove what the targets made
+	rm -rf $(VENV) .sync-hub build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

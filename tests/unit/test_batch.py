@@ -1,0 +1,211 @@
+"""Choosing, cutting, halving and coalescing work: pure rules between the broker and the target's transaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sync_hub.errors import Rejected
+from sync_hub.model import (
+    ABSENT,
+    ChangeEvent,
+    Offset,
+    Record,
+    RowChange,
+    TopicPartition,
+    version_prefix,
+    version_suffix,
+)
+from sync_hub.runtime.batch import Barrier, Decoded, Failure, Item, Work, coalesce, decoded, halves, select, truncated
+
+
+def version(number: int) -> str:
+    return version_prefix(1, 7) + version_suffix(number)
+
+
+def event(number: int, **changes: Any) -> ChangeEvent:
+    values: dict[str, Any] = {
+        "source": "erp",
+        "schema": "public",
+        "table": "customers",
+        "operation": "create",
+        "key": {"id": number},
+        "before": None,
+        "after": {"id": number},
+        "version": version(number),
+        "committed_at": 1,
+    }
+    return ChangeEvent(**values | changes)
+
+
+def offset(partition: int = 0, next_offset: int = 0, last_version: str = "", barrier: str = "") -> Offset:
+    return Offset("p", "t", partition, "id", next_offset, last_version, "hash", 0, barrier)
+
+
+def stream(*events: ChangeEvent | Rejected | None, start: int = 0) -> list[Decoded]:
+    return [Decoded(start + index, one) for index, one in enumerate(events)]
+
+
+def numbers(work: Work) -> list[int]:
+    return [item.event.key["id"] for item in work.items if item.event.key]
+
+
+def test_versions_not_newer_than_the_last_applied_are_skipped_and_still_move_the_offset() -> None:
+    work = select("p", {0: offset(last_version=version(2))}, {0: stream(event(1), event(2), event(3))})
+    assert numbers(work) == [3]
+    assert work.ends[0].next_offset == 3
+    assert work.ends[0].last_version == version(3)
+
+
+def test_a_duplicate_inside_one_poll_is_applied_once() -> None:
+    work = select("p", {0: offset()}, {0: stream(event(1), event(2), event(1), event(2), event(3))})
+    assert numbers(work) == [1, 2, 3]
+    assert work.ends[0] == offset(next_offset=5, last_version=version(3))
+
+
+def test_records_below_the_offset_are_not_applied_again_even_without_versions() -> None:
+    foreign = [event(number, version="") for number in range(4)]
+    work = select("p", {0: offset(next_offset=2)}, {0: stream(*foreign)})
+    assert numbers(work) == [2, 3]
+    assert work.ends[0].last_version == ""
+
+
+def test_snapshot_rows_for_other_pipelines_only_move_the_offset() -> None:
+    others = event(1, operation="read", pipelines=("q",))
+    mine = event(2, operation="read", pipelines=("q", "p"))
+    work = select("p", {0: offset()}, {0: stream(others, mine)})
+    assert numbers(work) == [2]
+    assert work.ends[0].next_offset == 2
+
+
+def test_a_partition_that_is_not_assigned_or_stands_at_a_barrier_is_left_alone() -> None:
+    work = select("p", {0: offset(barrier=version(9))}, {0: stream(event(1)), 1: stream(event(2))})
+    assert work == Work({}, {}, [], {})
+
+
+def test_a_barrier_ends_the_partition_before_itself_and_is_marked_in_its_offset() -> None:
+    barrier = event(2, operation="truncate", key=None, after=None)
+    work = select("p", {0: offset(), 1: offset(1)}, {0: stream(event(1), barrier, event(3)), 1: stream(event(4))})
+    assert numbers(work) == [1, 4]
+    assert work.barriers == {0: Barrier(1, version(2))}
+    assert work.ends[0] == offset(next_offset=1, last_version=version(1), barrier=version(2))
+    assert work.ends[1] == offset(1, next_offset=1, last_version=version(4))
+
+
+def test_a_barrier_seen_before_is_passed() -> None:
+    barrier = event(2, operation="truncate", key=None, after=None)
+    work = select("p", {0: offset(last_version=version(2))}, {0: stream(barrier, event(3))})
+    assert numbers(work) == [3]
+    assert not work.barriers
+
+
+def test_a_truncate_that_debezium_wrote_stops_the_pipeline() -> None:
+    work = select("p", {0: offset()}, {0: stream(event(1, operation="truncate", key=None, version=""))})
+    assert work.failure is not None
+    assert work.failure.error.code == "truncate_without_order"
+
+
+def test_an_unreadable_record_ends_the_partition_before_itself() -> None:
+    work = select("p", {0: offset()}, {0: stream(event(1), Rejected("not_an_envelope", "no"), event(3))})
+    assert numbers(work) == [1]
+    assert work.failure is not None
+    assert (work.failure.partition, work.failure.offset) == (0, 1)
+    assert work.ends[0].next_offset == 1
+
+
+def test_a_row_too_large_for_its_topic_is_a_failure_not_an_empty_row() -> None:
+    work = select("p", {0: offset()}, {0: stream(event(1, after=None, oversize_bytes=2_000_000))})
+    assert work.failure is not None
+    assert work.failure.error.code == "row_too_large"
+    assert not work.items
+
+
+def test_tombstones_only_move_the_offset() -> None:
+    record = Record("t", 0, 5, b"{}", None, None, 0)
+    work = select("p", {0: offset(next_offset=5)}, {0: decoded([record])[TopicPartition("t", 0)]})
+    assert work.items == []
+    assert work.ends[0].next_offset == 6
+
+
+def test_cutting_at_a_failure_keeps_what_came_before_and_other_partitions() -> None:
+    records = {0: stream(event(1), event(2), event(3)), 1: stream(event(4))}
+    work = select("p", {0: offset(), 1: offset(1)}, records)
+    cut = truncated(work, Failure(0, 1, Rejected("x", "x")))
+    assert numbers(cut) == [1, 4]
+    assert cut.ends[0] == offset(next_offset=1, last_version=version(1))
+    assert cut.ends[1] == work.ends[1]
+
+
+def test_cutting_at_the_first_record_leaves_the_partition_as_it_was() -> None:
+    work = select("p", {0: offset()}, {0: stream(event(1), event(2))})
+    cut = truncated(work, Failure(0, 0, Rejected("x", "x")))
+    assert cut.items == []
+    assert cut.ends == {}
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=2, max_size=30))
+def test_halves_applied_one_after_the_other_end_where_the_whole_ends(shape: list[tuple[int, bool]]) -> None:
+    records: dict[int, list[Decoded]] = {}
+    for number, (partition, tombstone) in enumerate(shape):
+        run = records.setdefault(partition, [])
+        run.append(Decoded(len(run), None if tombstone else event(number)))
+    work = select("p", {partition: offset(partition) for partition in records}, records)
+    first, second = halves(work)
+    assert first.items + second.items == work.items
+    state = dict(work.before)
+    for half in (first, second):
+        for partition, end in half.ends.items():
+            assert half.before[partition] == state[partition]
+            state[partition] = end
+    assert state == work.ends
+
+
+KEYS = st.integers(0, 3)
+CHANGES = st.one_of(
+    st.builds(lambda k, a, b: RowChange("upsert", (k,), (k, a, b)), KEYS, st.integers(0, 9), st.integers(0, 9)),
+    st.builds(lambda k, a: RowChange("update", (k,), (k, a, ABSENT)), KEYS, st.integers(0, 9)),
+    st.builds(lambda k, b: RowChange("update", (k,), (k, ABSENT, b)), KEYS, st.integers(0, 9)),
+    st.builds(lambda k: RowChange("delete", (k,)), KEYS),
+    st.builds(lambda k, m: RowChange("mark", (k,), (m,)), KEYS, st.integers(0, 9)),
+)
+
+
+def applied(table: dict[Any, list[Any]], change: RowChange) -> None:
+    """A target table in memory: [a, b, mark] a key, as the sinks' contract says."""
+    row = table.get(change.key)
+    match change.kind:
+        case "upsert":
+            table[change.key] = [*change.values[1:], row[2] if row else None]
+        case "update" if row:
+            row[:2] = [old if new is ABSENT else new for old, new in zip(row[:2], change.values[1:], strict=True)]
+        case "delete":
+            table.pop(change.key, None)
+        case "mark" if row:
+            row[2] = change.values[0]
+
+
+@given(st.lists(CHANGES, max_size=25), st.sets(KEYS))
+def test_coalesced_changes_end_as_the_changes_one_by_one(changes: list[RowChange], existing: set[int]) -> None:
+    one_by_one: dict[Any, list[Any]] = {(key,): [-1, -1, None] for key in existing}
+    together = {key: list(row) for key, row in one_by_one.items()}
+    for change in changes:
+        applied(one_by_one, change)
+    for layer in coalesce(changes):
+        assert len({change.key for change in layer}) == len(layer)
+        for change in layer:
+            applied(together, change)
+    assert together == one_by_one
+
+
+def test_an_event_with_absent_columns_never_replaces_one_that_has_them() -> None:
+    whole = RowChange("upsert", (1,), (1, "text", 5))
+    partial = RowChange("update", (1,), (1, ABSENT, 6))
+    assert coalesce([whole, partial]) == [[RowChange("upsert", (1,), (1, "text", 6))]]
+
+
+def test_items_keep_their_place() -> None:
+    assert Item(1, 2, event(3)).event.id == event(3).version[13:]
+    assert msgspec.structs.asdict(offset())["next_offset"] == 0
