@@ -60,11 +60,15 @@ class Hub(_Model):
 
 
 class Http(_Model):
-    """The web application. A token is required on any address but the loopback's."""
+    """The web application. A token is required on any address but the loopback's.
+
+    `hosts` are names under which it may be asked, besides its own address, the loopback's and the machine's name.
+    """
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
     token: str = ""
+    hosts: tuple[str, ...] = ()
 
 
 class Topics(_Model):

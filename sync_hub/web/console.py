@@ -1,0 +1,127 @@
+"""The console at `/`: problems first, then every pipeline, source and worker; login when a token is set."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from sync_hub.web.reader import HealthReader
+from sync_hub.web.security import COOKIE, LOGIN, Gate, cookie_settings
+
+Document = dict[str, Any]
+
+TEMPLATES = Path(__file__).parent / "templates"
+REFRESH_SECONDS = 2
+
+_BOOT = secrets.token_hex(4)
+"""Changes with the process: a page that outlives it loads itself again."""
+
+_SEVERITIES = {"failing": 0, "degraded": 1}
+_UNITS = ("B", "KB", "MB", "GB", "TB")
+
+
+def routes(reader: HealthReader, gate: Gate) -> APIRouter:
+    """The page, the part of it that refreshes, and the login."""
+    router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"size": size, "count": count, "lasting": lasting, "rate": rate}
+
+    def render(template: str, **values: object) -> str:
+        return environment.get_template(template).render(boot=_BOOT, login=gate.token_required, **values)
+
+    @router.get("/")
+    def page() -> HTMLResponse:
+        view = _view(reader.document())
+        return HTMLResponse(render("page.html", view=view, csrf=gate.csrf, refresh_seconds=REFRESH_SECONDS))
+
+    @router.get("/fragment")
+    def fragment() -> HTMLResponse:
+        return HTMLResponse(render("live.html", view=_view(reader.document())))
+
+    @router.get(LOGIN)
+    def login() -> Response:
+        if not gate.token_required:
+            return RedirectResponse("/", 303)
+        return HTMLResponse(render("login.html", hub=reader.settings.hub.name, wrong=False))
+
+    @router.post(LOGIN)
+    async def enter(request: Request) -> Response:
+        given = parse_qs((await request.body()).decode(errors="replace")).get("token", [""])[0]
+        if not gate.token_required or not gate.token_valid(given.strip()):
+            return HTMLResponse(render("login.html", hub=reader.settings.hub.name, wrong=True), 401)
+        answer = RedirectResponse("/", 303)
+        answer.set_cookie(COOKIE, gate.session(), **cookie_settings(request.url.scheme))
+        return answer
+
+    @router.post("/logout")
+    def leave() -> Response:
+        answer = Response(status_code=204)
+        answer.delete_cookie(COOKIE, path="/")
+        return answer
+
+    return router
+
+
+def _view(document: Document) -> Document:
+    """The document with what the templates need beside it: order, ages, words."""
+    now = _seconds(document["time"])
+    severity = dict.fromkeys(document["pipelines"], "ok")
+    for problem in sorted(document["problems"], key=lambda each: -_SEVERITIES[each["severity"]]):
+        severity |= dict.fromkeys((name for name in problem["affects"] if name in severity), problem["severity"])
+    pipelines = [{"name": name, "severity": severity[name], **part} for name, part in document["pipelines"].items()]
+    pipelines.sort(key=lambda part: (_SEVERITIES.get(part["severity"], 2), part["name"]))
+    return {
+        "document": document,
+        "pipelines": pipelines,
+        "sources": [{"name": name, **part} for name, part in sorted(document["sources"].items())],
+        "applied_per_second": sum(part["applied_per_second"] for part in pipelines),
+        "events_per_second": sum(part["events_per_second"] for part in document["sources"].values()),
+        "unreadable": any(problem["code"] == "state_unavailable" for problem in document["problems"]),
+        "ago": lambda moment: "never" if moment is None else f"{lasting(max(0.0, now - _seconds(moment)))} ago",
+        "until": lambda moment: lasting(max(0.0, _seconds(moment) - now)),
+        "clock": document["time"][11:19],
+    }
+
+
+def _seconds(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def lasting(seconds: float | None) -> str:
+    """A duration in the unit that a person would choose: `0 s`, `1.4 s`, `12 m`, `3 h`, `2 d`."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 10:
+        return f"{seconds:.1f} s" if seconds and seconds != int(seconds) else f"{seconds:.0f} s"
+    for limit, unit, divisor in ((90, "s", 1), (5400, "m", 60), (129600, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / divisor:.0f} {unit}"
+    return f"{seconds / 86400:.0f} d"
+
+
+def count(number: float | None) -> str:
+    """A whole number with narrow spaces between thousands."""
+    return "unknown" if number is None else f"{number:,.0f}".replace(",", "\u202f")
+
+
+def rate(number: float) -> str:
+    """A rate a second: one decimal where it is small."""
+    return f"{number:.1f}" if 0 < number < 10 else count(number)
+
+
+def size(number: float) -> str:
+    """Bytes in the unit that a person would choose."""
+    unit = 0
+    while number >= 1024 and unit < len(_UNITS) - 1:
+        number, unit = number / 1024, unit + 1
+    return f"{number:.0f} {_UNITS[unit]}" if unit == 0 or number >= 100 else f"{number:.1f} {_UNITS[unit]}"

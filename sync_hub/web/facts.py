@@ -1,0 +1,112 @@
+"""What the state holds about the running hub, read at one moment; everything that health shows is derived from it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from msgspec import Struct
+
+from sync_hub.envelope import topic_name
+from sync_hub.runtime import lag
+from sync_hub.settings import Settings
+from sync_hub.state import Pause, Pipeline, Progress, State, Worker
+
+BEAT_SECONDS = 2.0
+LOST_AFTER_SECONDS = 3 * BEAT_SECONDS
+"""A worker that has been silent for three intervals counts as lost."""
+
+FORGET_REPLACED_SECONDS = 3600.0
+"""For how long a lost worker is shown when another machine runs one of the same name."""
+
+PROGRESS_READ = 500
+
+
+class Facts(Struct, frozen=True):
+    """One reading of the state. `now` is never before anything that was stored, whatever this machine's clock says."""
+
+    now: float
+    workers: tuple[Worker, ...]
+    pipelines: tuple[Pipeline, ...]
+    pauses: tuple[Pause, ...]
+    progress: dict[str, list[Progress]]
+
+    def silent(self, worker: Worker) -> bool:
+        """Whether a worker's last beat is too old to be believed."""
+        return self.now - worker.beat_at > LOST_AFTER_SECONDS
+
+    def reports(self, pipeline: str) -> list[tuple[Worker, dict[str, Any]]]:
+        """What the workers last said about a pipeline."""
+        found = []
+        for worker in self.workers:
+            report = worker.detail.get("pipelines", {}).get(pipeline)
+            if report is not None:
+                found.append((worker, report))
+        return found
+
+    def applied(self, pipeline: str) -> dict[int, int]:
+        """Next offset a partition as the target has it, by every worker that can be believed now."""
+        merged: dict[int, int] = {}
+        for worker, report in self.reports(pipeline):
+            if not self.silent(worker):
+                for partition, offset in report.get("offsets", {}).items():
+                    merged[int(partition)] = max(merged.get(int(partition), 0), offset)
+        return merged
+
+    def topic(self, pipeline: Pipeline) -> str:
+        """The topic that a pipeline reads."""
+        return topic_name(pipeline.source, pipeline.table)
+
+    def far_behind(self) -> set[str]:
+        """Sources with a pipeline that reports, and that not even the oldest progress read so far proves."""
+        found = set()
+        for pipeline in self.pipelines:
+            entries, applied = self.progress.get(pipeline.source, []), self.applied(pipeline.name)
+            full = len(entries) == PROGRESS_READ
+            if full and applied and not lag.passed(entries[-1], self.topic(pipeline), applied):
+                found.add(pipeline.source)
+        return found
+
+    def shown(self, settings: Settings) -> list[Worker]:
+        """The workers of what is configured; rows left behind on other machines go after a while."""
+        fresh = {worker.name for worker in self.workers if not self.silent(worker)}
+        return [worker for worker in self.workers if self._shown(worker, settings, fresh)]
+
+    def _shown(self, worker: Worker, settings: Settings, fresh: set[str]) -> bool:
+        if not self.silent(worker):
+            return True
+        kind, name = subject_of(worker.name).split(":", 1)
+        if name not in (settings.sources if kind == "source" else settings.targets):
+            return False
+        replaced = worker.name in fresh or worker.state == "stopped"
+        return not (replaced and self.now - worker.beat_at > FORGET_REPLACED_SECONDS)
+
+
+def read(settings: Settings, state: State, now: float) -> Facts:
+    """Read everything. Raises `Unavailable` when the state does not answer."""
+    workers, pipelines, pauses = tuple(state.workers()), tuple(state.pipelines()), tuple(state.pauses())
+    progress = {name: state.progress(name, limit=PROGRESS_READ) for name in settings.sources}
+    stamps = [worker.beat_at for worker in workers]
+    stamps += [entries[0].stored_at for entries in progress.values() if entries]
+    facts = Facts(max([now, *stamps]), workers, pipelines, pauses, progress)
+    for name in facts.far_behind():
+        progress[name] = state.progress(name)
+    return facts
+
+
+def subject_of(worker: str) -> str:
+    """What a worker works for: `capture:erp` → `source:erp`, `deliver:crm:2` → `target:crm`."""
+    kind, _, rest = worker.partition(":")
+    return f"{'source' if kind == 'capture' else 'target'}:{rest.partition(':')[0]}"
+
+
+def iso(seconds: float | None) -> str | None:
+    """Seconds since 1970 as ISO 8601 in UTC, with milliseconds."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def number(value: Any, default: float = 0.0) -> float:
+    """A figure from a beat as a number; beats of other versions may lack it."""
+    return float(value) if isinstance(value, int | float) else default

@@ -1,0 +1,31 @@
+"""What can be paused, found by the name that a person types."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from sync_hub.errors import ConfigError
+from sync_hub.settings import Settings
+
+KINDS = ("source", "target", "pipeline")
+
+
+def subject(name: str, settings: Settings, pipelines: Iterable[str]) -> str:
+    """`erp` or `source:erp` → `source:erp`. Raises `ConfigError` when nothing, or more than one, has that name."""
+    known = [
+        *(f"source:{source}" for source in settings.sources),
+        *(f"target:{target}" for target in settings.targets),
+        *(f"pipeline:{pipeline}" for pipeline in pipelines),
+    ]
+    if name in known:
+        return name
+    found = [full for full in known if full.partition(":")[2] == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ConfigError("ambiguous_name", f"{name!r} is more than one thing", hint=f"say {' or '.join(found)}")
+    names = sorted({full.partition(":")[2] for full in known})
+    close = difflib.get_close_matches(name, [*names, *known], n=1)
+    hint = f"did you mean {close[0]}?" if close else f"known are: {', '.join(names[:20]) or 'none'}"
+    raise ConfigError("unknown_name", f"there is no source, target or pipeline {name!r}", hint=hint)
