@@ -1,0 +1,178 @@
+"""What the broker needs of a Kafka client library: one small adapter for each library has these shapes.
+
+All calls block for at most the configured timeout, then raise `Unavailable`; the errors of the library never get out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from sync_hub.errors import Fatal, PublishingBroken, Unavailable
+from sync_hub.model import Outgoing, Record, TopicPartition
+
+BATCH_BYTES = 1024 * 1024
+LINGER_MILLISECONDS = 5
+SESSION_MILLISECONDS = 6000
+HEARTBEAT_MILLISECONDS = 2000
+METADATA_MILLISECONDS = 10_000
+FETCH_BYTES = 1024 * 1024
+
+CONNECTION_HINT = "check that the brokers run, bootstrap_servers, security_protocol and credentials"
+
+
+class TopicFacts(Struct, frozen=True):
+    """A topic as the cluster describes it; `id` as 32 lower-case hex digits, `settings` the effective ones."""
+
+    name: str
+    id: str
+    partitions: int
+    settings: dict[str, str]
+
+
+class ProducerLimits(Struct, frozen=True):
+    """`batch_bytes`: what goes into one batch; `record_bytes`: the largest record, with what surrounds it."""
+
+    batch_bytes: int
+    record_bytes: int
+
+
+class Producer(Protocol):
+    """An idempotent producer. After `PublishingBroken` only `abandon` may be called."""
+
+    @property
+    def room(self) -> bool:
+        """Whether little enough is unacknowledged to take more."""
+        ...
+
+    @property
+    def ends(self) -> dict[TopicPartition, int]:
+        """For each partition, the offset after its last durable record."""
+        ...
+
+    def send(self, records: Sequence[Outgoing], partitions: Sequence[int]) -> None:
+        """Queue records for these partitions, in order. Raises `PublishingBroken` when one is refused."""
+        ...
+
+    def collect(self, timeout_seconds: float) -> None:
+        """Look at the delivery reports that have come, waiting for one if none has. Raises `PublishingBroken`."""
+        ...
+
+    def drain(self, timeout_seconds: float | None) -> bool:
+        """Wait until everything is durable; False when the time was too short. Raises `PublishingBroken`."""
+        ...
+
+    def abandon(self) -> None:
+        """Drop what is not yet durable and close, without waiting for the cluster."""
+        ...
+
+
+class Consumer(Protocol):
+    """A reader. Starts nowhere by itself: after each new assignment `start` says where."""
+
+    def poll(self, timeout_seconds: float, max_records: int) -> tuple[list[Record], list[TopicPartition] | None]:
+        """Records, and the new assignment when it has changed during this call (the records are then void)."""
+        ...
+
+    def start(self, places: Mapping[TopicPartition, int]) -> None:
+        """Read these partitions, all that are assigned, from these offsets; nothing is paused."""
+        ...
+
+    def pause(self, partitions: Iterable[TopicPartition]) -> None:
+        """Deliver nothing of these, keeping the place."""
+        ...
+
+    def resume(self, partitions: Iterable[TopicPartition]) -> None:
+        """Deliver these again."""
+        ...
+
+    def close(self) -> None:
+        """Close within a few seconds, whether the cluster answers or not."""
+        ...
+
+
+class Client(Protocol):
+    """The door to one cluster. Connects at the first use."""
+
+    def brokers(self) -> int:
+        """How many brokers the cluster has now."""
+        ...
+
+    def topics(self, names: Sequence[str] | None, *, settings: bool) -> dict[str, TopicFacts]:
+        """These topics as far as they exist, or all but internal ones; `settings` are left empty unless asked for."""
+        ...
+
+    def create_topics(self, names: Sequence[str], partitions: int, copies: int, settings: Mapping[str, str]) -> None:
+        """Create topics and wait until they can be written; one that exists already is left as it is."""
+        ...
+
+    def offsets(self, topic: str, partitions: int, which: Literal["start", "end"]) -> dict[int, int]:
+        """First offset, or offset after the last, of each partition."""
+        ...
+
+    def producer(self, limits: ProducerLimits) -> Producer:
+        """A new producer."""
+        ...
+
+    def group_consumer(self, topics: Sequence[str], group: str, instance: str) -> Consumer:
+        """Join a group. `instance` names this member: when it is started again it takes its own place at once."""
+        ...
+
+    def lone_consumer(self) -> Consumer:
+        """A reader outside any group; `start` assigns."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections. Safe to call twice."""
+        ...
+
+
+def unreachable(what: str, error: object) -> Unavailable:
+    """The cluster did not answer."""
+    return Unavailable("broker_unreachable", f"Kafka: {what}: {error}", hint=CONNECTION_HINT)
+
+
+def login_failed(error: object) -> Unavailable:
+    """The cluster refused the credentials. Kept trying: they may be about to be changed."""
+    return Unavailable(
+        "broker_login_failed", f"Kafka refused the login: {error}", hint="check the sasl_ and ssl_ settings"
+    )
+
+
+def not_authorized(what: str, error: object) -> Fatal:
+    """The cluster knows who asks and does not allow it."""
+    return Fatal("broker_not_authorized", f"Kafka: {what}: {error}", hint="grant the rights on its topics and groups")
+
+
+def offset_gone(place: object, error: object) -> Fatal:
+    """The wanted offset was deleted, truncated, or never written."""
+    return Fatal(
+        "offset_gone",
+        f"Kafka no longer has (or never had) the offset to continue at: {place}: {error}",
+        hint="reload the pipelines that read this topic",
+    )
+
+
+def member_replaced(error: object) -> Fatal:
+    """Another process has joined the group under this member's name."""
+    return Fatal(
+        "member_replaced",
+        f"another process took this worker's place in its consumer group: {error}",
+        hint="run each worker once, or give each machine a host name of its own",
+    )
+
+
+def topic_missing(topic: str) -> Fatal:
+    """A topic that was there, or must be, is not."""
+    return Fatal("topic_missing", f"there is no topic {topic}", hint="topics are created when a source is captured")
+
+
+def delivery_failed(place: str, error: object) -> PublishingBroken:
+    """A delivery report says that a record did not arrive."""
+    return PublishingBroken(
+        "delivery_failed",
+        f"Kafka did not take a record for {place}: {error}",
+        hint="what was not durable is sent again under a new epoch",
+    )

@@ -1,0 +1,373 @@
+"""Kafka through kafka-python: pure Python, always installed."""
+
+from __future__ import annotations
+
+import uuid
+from base64 import b64decode
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NoReturn, TypeVar
+
+import kafka
+from kafka import errors
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from connectors.brokers import kafka_client as common
+from connectors.brokers.kafka_client import ProducerLimits, TopicFacts
+from connectors.brokers.kafka_options import KafkaOptions
+from sync_hub.errors import Fatal, PublishingBroken
+from sync_hub.model import Outgoing, Record, TopicPartition
+
+UNACKNOWLEDGED_BYTES = 32 * 1024 * 1024
+_FOREVER_MILLISECONDS = 2**31 - 1
+_FETCH_ALL_BYTES = 16 * 1024 * 1024
+
+T = TypeVar("T")
+
+
+def connection_settings(options: KafkaOptions) -> dict[str, Any]:
+    """The options as kafka-python names them."""
+    settings: dict[str, Any] = {
+        "bootstrap_servers": options.bootstrap_servers,
+        "client_id": "sync-hub",
+        "security_protocol": options.security_protocol,
+        "bootstrap_timeout_ms": int(options.timeout_seconds * 1000),
+        "reconnect_backoff_max_ms": 2000,
+    }
+    if options.security_protocol.endswith("SSL"):
+        settings |= {
+            "ssl_cafile": options.ssl_cafile,
+            "ssl_certfile": options.ssl_certfile,
+            "ssl_keyfile": options.ssl_keyfile,
+            "ssl_password": options.ssl_password.get_secret_value() if options.ssl_password else None,
+            "ssl_check_hostname": options.ssl_check_hostname,
+        }
+    if options.sasl_mechanism == "GSSAPI":
+        settings |= {
+            "sasl_mechanism": options.sasl_mechanism,
+            "sasl_kerberos_service_name": options.sasl_kerberos_service_name,
+        }
+    elif options.sasl_mechanism:
+        settings |= {
+            "sasl_mechanism": options.sasl_mechanism,
+            "sasl_plain_username": options.sasl_username,
+            "sasl_plain_password": options.sasl_password.get_secret_value() if options.sasl_password else None,
+        }
+    return settings
+
+
+def _raise(what: str, error: Exception) -> NoReturn:
+    """Turn an error of the library into ours."""
+    if isinstance(error, (errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)):
+        raise common.login_failed(error) from error
+    if isinstance(error, (errors.OffsetOutOfRangeError, errors.NoOffsetForPartitionError, errors.LogTruncationError)):
+        raise common.offset_gone(what, error) from error
+    if isinstance(error, errors.FencedInstanceIdError):
+        raise common.member_replaced(error) from error
+    if isinstance(error, errors.AuthorizationError):
+        raise common.not_authorized(what, error) from error
+    if isinstance(error, errors.UnknownTopicOrPartitionError):
+        raise common.topic_missing(what) from error
+    if isinstance(error, errors.KafkaError) and not isinstance(error, errors.BrokerResponseError):
+        raise common.unreachable(what, error) from error
+    if isinstance(error, errors.RetriableError):
+        raise common.unreachable(what, error) from error
+    raise Fatal("broker_refused", f"Kafka: {what}: {error}") from error
+
+
+def _asking(what: str, ask: Callable[[], T]) -> T:
+    try:
+        return ask()
+    except (errors.KafkaError, OSError) as error:
+        _raise(what, error)
+
+
+class KafkaPythonClient:
+    """See `Client`."""
+
+    def __init__(self, options: KafkaOptions) -> None:
+        self._options = options
+        self._settings = connection_settings(options)
+        self._admin: Any = None
+
+    def _open(self) -> Any:
+        if self._admin is None:
+            settings = self._settings | {"request_timeout_ms": int(self._options.timeout_seconds * 1000)}
+            self._admin = _asking("connecting", lambda: kafka.KafkaAdminClient(**settings))
+        return self._admin
+
+    def brokers(self) -> int:
+        """See `Client.brokers`."""
+        admin = self._open()
+        return len(_asking("describing the cluster", admin.describe_cluster)["brokers"])
+
+    def topics(self, names: Sequence[str] | None, *, settings: bool) -> dict[str, TopicFacts]:
+        """See `Client.topics`."""
+        if names is not None and not names:
+            return {}
+        admin = self._open()
+        described = _asking("listing topics", lambda: admin.describe_topics(None if names is None else list(names)))
+        there = [topic for topic in described if topic["error_code"] == 0 and not topic["is_internal"]]
+        for topic in described:
+            kind = errors.for_code(topic["error_code"])
+            if issubclass(kind, errors.AuthorizationError):
+                raise common.not_authorized(f"topic {topic['name']}", kind.__name__)
+        effective = self._topic_settings([topic["name"] for topic in there]) if settings else {}
+        return {
+            topic["name"]: TopicFacts(
+                topic["name"], _hex(topic["topic_id"]), len(topic["partitions"]), effective.get(topic["name"], {})
+            )
+            for topic in there
+        }
+
+    def _topic_settings(self, names: list[str]) -> dict[str, dict[str, str]]:
+        if not names:
+            return {}
+        admin = self._open()
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+        found = _asking("reading topic settings", lambda: admin.describe_configs(resources, config_filter="all"))
+        return {
+            name: {key: str(entry["value"]) for key, entry in entries.items()}
+            for name, entries in found.get("topic", {}).items()
+        }
+
+    def create_topics(self, names: Sequence[str], partitions: int, copies: int, settings: Mapping[str, str]) -> None:
+        """See `Client.create_topics`."""
+        admin = self._open()
+        wanted = {
+            name: {"num_partitions": partitions, "replication_factor": copies, "configs": dict(settings)}
+            for name in names
+        }
+        response = _asking("creating topics", lambda: admin.create_topics(wanted, raise_errors=False))
+        for topic in response["topics"]:
+            kind = errors.for_code(topic["error_code"])
+            if kind not in (errors.NoError, errors.TopicAlreadyExistsError):
+                _raise(f"creating topic {topic['name']}", kind(topic.get("error_message") or ""))
+        timeout = int(self._options.timeout_seconds * 1000)
+        _asking("waiting for new topics", lambda: admin.wait_for_topics(list(names), timeout_ms=timeout))
+
+    def offsets(self, topic: str, partitions: int, which: Literal["start", "end"]) -> dict[int, int]:
+        """See `Client.offsets`."""
+        admin = self._open()
+        moment = -2 if which == "start" else -1
+        wanted = {kafka.TopicPartition(topic, partition): moment for partition in range(partitions)}
+        found = _asking(topic, lambda: admin.list_partition_offsets(wanted))
+        return {place.partition: found[place].offset for place in sorted(found)}
+
+    def producer(self, limits: ProducerLimits) -> KafkaPythonProducer:
+        """See `Client.producer`."""
+        settings = self._settings | delivery_settings(self._options, limits)
+        return KafkaPythonProducer(_asking("connecting to publish", lambda: kafka.KafkaProducer(**settings)))
+
+    def group_consumer(self, topics: Sequence[str], group: str, instance: str) -> KafkaPythonConsumer:
+        """See `Client.group_consumer`."""
+        settings = self._settings | {
+            "group_id": group,
+            "group_instance_id": instance,
+            "session_timeout_ms": common.SESSION_MILLISECONDS,
+            "heartbeat_interval_ms": common.HEARTBEAT_MILLISECONDS,
+        }
+        consumer = KafkaPythonConsumer(self._consumer(settings))
+        consumer.subscribe(topics)
+        return consumer
+
+    def lone_consumer(self) -> KafkaPythonConsumer:
+        """See `Client.lone_consumer`."""
+        return KafkaPythonConsumer(self._consumer(self._settings))
+
+    def _consumer(self, settings: Mapping[str, Any]) -> Any:
+        reading = {
+            "enable_auto_commit": False,
+            "auto_offset_reset": "none",
+            "allow_auto_create_topics": False,
+            "metadata_max_age_ms": common.METADATA_MILLISECONDS,
+            "fetch_max_bytes": _FETCH_ALL_BYTES,
+            "max_partition_fetch_bytes": common.FETCH_BYTES,
+            "metrics_enabled": False,
+        }
+        return _asking("connecting to read", lambda: kafka.KafkaConsumer(**settings, **reading))
+
+    def close(self) -> None:
+        """See `Client.close`."""
+        if self._admin is not None:
+            self._admin.close()
+            self._admin = None
+
+
+def delivery_settings(options: KafkaOptions, limits: ProducerLimits) -> dict[str, Any]:
+    """Settings of the producer: idempotent, acknowledged by all replicas, never giving up unless told to."""
+    forever = options.delivery_timeout_seconds is None
+    delivery = _FOREVER_MILLISECONDS if forever else int((options.delivery_timeout_seconds or 0) * 1000)
+    return {
+        "enable_idempotence": True,
+        "acks": "all",
+        "delivery_timeout_ms": delivery,
+        "request_timeout_ms": min(30_000, max(1, delivery - common.LINGER_MILLISECONDS)),
+        "batch_size": limits.batch_bytes,
+        "linger_ms": common.LINGER_MILLISECONDS,
+        "max_request_size": limits.record_bytes + 4096,
+        "compression_type": "lz4",
+        "max_block_ms": int(options.timeout_seconds * 1000),
+        "allow_auto_create_topics": False,
+        "metrics_enabled": False,
+    }
+
+
+class KafkaPythonProducer:
+    """See `Producer`. The library bounds no memory, so what is unacknowledged is counted here."""
+
+    def __init__(self, producer: Any) -> None:
+        self._producer = producer
+        self._waiting: deque[tuple[list[Any], dict[TopicPartition, Any], int]] = deque()
+        self._bytes = 0
+        self.ends: dict[TopicPartition, int] = {}
+
+    @property
+    def room(self) -> bool:
+        """See `Producer.room`."""
+        return self._bytes < UNACKNOWLEDGED_BYTES
+
+    def send(self, records: Sequence[Outgoing], partitions: Sequence[int]) -> None:
+        """See `Producer.send`."""
+        futures: list[Any] = []
+        last: dict[TopicPartition, Any] = {}
+        size = 0
+        send = self._producer.send
+        for record, partition in zip(records, partitions, strict=True):
+            try:
+                future = send(record.topic, record.value, record.key, record.headers, partition)
+            except (errors.KafkaError, ValueError) as error:
+                raise common.delivery_failed(f"{record.topic}/{partition}", error) from error
+            futures.append(future)
+            last[TopicPartition(record.topic, partition)] = future
+            size += len(record.value or b"") + len(record.key or b"") + 64
+        self._waiting.append((futures, last, size))
+        self._bytes += size
+
+    def collect(self, timeout_seconds: float) -> None:
+        """See `Producer.collect`."""
+        if timeout_seconds and self._waiting:
+            self._wait_for(self._waiting[0][0][-1], timeout_seconds)
+        while self._waiting:
+            futures, last, size = self._waiting[0]
+            for future in futures:
+                if not future.is_done:
+                    return
+                if future.exception is not None:
+                    raise _undelivered(last, future)
+            for place, future in last.items():
+                self.ends[place] = future.value.offset + 1
+            self._waiting.popleft()
+            self._bytes -= size
+
+    @staticmethod
+    def _wait_for(future: Any, timeout_seconds: float) -> None:
+        try:
+            future.get(timeout=timeout_seconds)
+        except errors.KafkaError:
+            return  # not yet, or failed: `collect` sees which
+
+    def drain(self, timeout_seconds: float | None) -> bool:
+        """See `Producer.drain`."""
+        try:
+            self._producer.flush(timeout_seconds)
+        except errors.KafkaTimeoutError:
+            self.collect(0)
+            return False
+        self.collect(0)
+        return not self._waiting
+
+    def abandon(self) -> None:
+        """See `Producer.abandon`."""
+        self._waiting.clear()
+        try:
+            self._producer.close(timeout=0)
+        except errors.KafkaTimeoutError:
+            self._producer._sender.force_close()  # `close` gives up before it when records are waiting
+            self._producer._closed = True
+
+
+def _undelivered(last: Mapping[TopicPartition, Any], future: Any) -> PublishingBroken:
+    topics = ", ".join(sorted({place.topic for place in last}))
+    return common.delivery_failed(topics, f"{type(future.exception).__name__}: {future.exception}")
+
+
+class _Rebalance(kafka.ConsumerRebalanceListener):  # type: ignore[misc]
+    """Runs on the library's own thread: only notes the assignment, and holds it until `start` says where to begin."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+        self.assigned: list[TopicPartition] | None = None
+
+    def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
+        """All partitions are given back; a new assignment follows."""
+        self.assigned = []
+
+    def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
+        """A place for each is needed now, or the library asks the group for one."""
+        places = list(assigned)
+        self._consumer.pause(*places)
+        for place in places:
+            self._consumer.seek(place, 0)
+        self.assigned = [TopicPartition(*place) for place in places]
+
+
+class KafkaPythonConsumer:
+    """See `Consumer`."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+        self._rebalance: _Rebalance | None = None
+
+    def subscribe(self, topics: Sequence[str]) -> None:
+        """Join the group for these topics."""
+        self._rebalance = _Rebalance(self._consumer)
+        self._consumer.subscribe(topics=list(topics), listener=self._rebalance)
+
+    def poll(self, timeout_seconds: float, max_records: int) -> tuple[list[Record], list[TopicPartition] | None]:
+        """See `Consumer.poll`."""
+        found = _asking(
+            "reading", lambda: self._consumer.poll(timeout_ms=int(timeout_seconds * 1000), max_records=max_records)
+        )
+        if self._rebalance is not None and self._rebalance.assigned is not None:
+            assigned, self._rebalance.assigned = self._rebalance.assigned, None
+            return [], assigned
+        return [
+            Record(r.topic, r.partition, r.offset, r.key, r.value, _headers(r.headers), r.timestamp)
+            for records in found.values()
+            for r in records
+        ], None
+
+    def start(self, places: Mapping[TopicPartition, int]) -> None:
+        """See `Consumer.start`."""
+        if self._rebalance is None:
+            self._consumer.assign([kafka.TopicPartition(*place) for place in places])
+        for place, offset in places.items():
+            self._consumer.seek(kafka.TopicPartition(*place), offset)
+        self.resume(places)
+
+    def pause(self, partitions: Iterable[TopicPartition]) -> None:
+        """See `Consumer.pause`."""
+        self._consumer.pause(*(kafka.TopicPartition(*place) for place in partitions))
+
+    def resume(self, partitions: Iterable[TopicPartition]) -> None:
+        """See `Consumer.resume`."""
+        self._consumer.resume(*(kafka.TopicPartition(*place) for place in partitions))
+
+    def close(self) -> None:
+        """See `Consumer.close`."""
+        _asking("leaving the group", lambda: self._consumer.close(autocommit=False, timeout_ms=3000))
+
+
+def _headers(headers: Sequence[tuple[str, bytes | None]]) -> list[tuple[str, bytes]] | None:
+    return [(name, value or b"") for name, value in headers] if headers else None
+
+
+def _hex(topic_id: Any) -> str:
+    """The id as 32 hex digits, from whatever form the library gives it."""
+    if isinstance(topic_id, uuid.UUID):
+        return topic_id.hex
+    if isinstance(topic_id, bytes):
+        return topic_id.hex()
+    text = str(topic_id)
+    return uuid.UUID(text).hex if len(text) == 36 else b64decode(text + "==", altchars=b"-_").hex()

@@ -1,0 +1,92 @@
+"""Reading from Kafka through a consumer group, at offsets that are ours: nothing is committed at the broker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from connectors.brokers.kafka_client import Consumer
+from sync_hub.model import Record, TopicPartition
+
+_SLICE_SECONDS = 0.1
+"""The client libraries neither notice signals nor tell of a new assignment while they wait: so they wait in slices."""
+
+OnAssign = Callable[[list[TopicPartition]], Mapping[TopicPartition, int]]
+
+
+class KafkaSubscription:
+    """See `Subscription`. Keeps the place in every partition, so that a rebalance in mid-poll loses nothing."""
+
+    def __init__(self, join: Callable[[], Consumer], on_assign: OnAssign, verify: Callable[[], None]) -> None:
+        self._join = join
+        self._on_assign = on_assign
+        self._verify = verify
+        self._consumer: Consumer | None = None
+        self._places: dict[TopicPartition, int] = {}
+        self._paused: set[TopicPartition] = set()
+        self._moved = False
+
+    def assignment(self) -> list[TopicPartition]:
+        """See `Subscription.assignment`."""
+        return sorted(self._places)
+
+    def poll(self, timeout_seconds: float, max_records: int) -> list[Record]:
+        """See `Subscription.poll`. Also makes sure, now and then, that the topics are still the same ones."""
+        if self._consumer is None:
+            self._consumer = self._join()
+        end = time.monotonic() + timeout_seconds
+        while True:
+            self._verify()
+            if self._moved:
+                self._start(self._consumer)
+            left = max(0.0, end - time.monotonic())
+            records, assigned = self._consumer.poll(min(left, _SLICE_SECONDS), max_records)
+            if assigned is not None:
+                self._assign(assigned)
+            elif records:
+                for record in records:
+                    self._places[TopicPartition(record.topic, record.partition)] = record.offset + 1
+                return records
+            if time.monotonic() >= end:
+                return []
+
+    def _assign(self, partitions: list[TopicPartition]) -> None:
+        """Take a new assignment, from the offsets that the caller has for it; what was paused flows again."""
+        self._places = {}
+        self._paused.clear()
+        if partitions:
+            starts = self._on_assign(sorted(partitions))
+            self._places = {partition: starts[partition] for partition in partitions}
+        self._moved = True
+
+    def _start(self, consumer: Consumer) -> None:
+        consumer.start(self._places)
+        if self._paused:
+            consumer.pause(self._paused)
+        self._moved = False
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        """See `Subscription.seek`."""
+        if partition in self._places:
+            self._places[partition] = offset
+            self._moved = True
+
+    def pause(self, partitions: Iterable[TopicPartition]) -> None:
+        """See `Subscription.pause`. A rebalance forgets it: `on_assign` is called, decide again."""
+        chosen = [partition for partition in partitions if partition in self._places]
+        self._paused.update(chosen)
+        if self._consumer is not None and not self._moved:
+            self._consumer.pause(chosen)
+
+    def resume(self, partitions: Iterable[TopicPartition]) -> None:
+        """See `Subscription.resume`."""
+        chosen = [partition for partition in partitions if partition in self._paused]
+        self._paused.difference_update(chosen)
+        if self._consumer is not None and not self._moved:
+            self._consumer.resume(chosen)
+
+    def close(self) -> None:
+        """See `Subscription.close`."""
+        if self._consumer is not None:
+            self._consumer.close()
+            self._consumer = None
