@@ -234,6 +234,7 @@ class ConfluentClient:
             "queued.max.messages.kbytes": 4096,
             "fetch.message.max.bytes": common.FETCH_BYTES,
             "fetch.queue.backoff.ms": 5,
+            "fetch.wait.max.ms": 100,
             "check.crcs": True,
         }
         return ConfluentConsumer(ck.Consumer({**self._settings, **settings, **reading}, logger=logger))
