@@ -187,7 +187,9 @@ class SqliteSink:
             stored = _rows(keys, parts) if keys else ()
             with read_transaction(self._connection(), self._path) as connection:
                 read = [connection.execute(f"{select} where {where}", values).fetchall() for values in stored]
-            yield from _wire(list(chain.from_iterable(read)), kinds)
+            found = list(chain.from_iterable(read))
+            if found:
+                yield from _wire(found, kinds)
             return
         lock = WriteLock(self._path)
         reader = connect(self._path, lock)
