@@ -1,4 +1,4 @@
-"""Servers, configuration and workers of one benchmark; workers are the hub's own processes, as `run` starts them.
+"""Servers, configuration and workers of one benchmark; the workers are those that `run` starts."""
 
 from __future__ import annotations
 

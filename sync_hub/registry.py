@@ -33,7 +33,7 @@ def load(kind: str, name: str) -> Any:
         )
     try:
         return point.load()
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ConfigError(
             "connector_not_installed",
             f"the {kind[:-1]} type {name!r} needs the Python package {error.name!r}",
