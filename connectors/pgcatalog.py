@@ -82,8 +82,16 @@ def describe(connection: Connection, table: str, *, target: bool = False) -> Tab
     return Table(schema, name, columns, key, unique, str(oid), rows)
 
 
+def is_partitioned(connection: Connection, table: Table) -> bool:
+    """Whether the table is the root of partitions (or a partition with partitions of its own)."""
+    row = connection.execute(
+        "select relkind = 'p' from pg_catalog.pg_class where oid = %s", (int(table.identity),)
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
 def _columns(connection: Connection, table_oid: int) -> tuple[dict[int, str], tuple[Column, ...]]:
-    types = TypeNames(connection)
+    types = TypeNames()
     names: dict[int, str] = {}
     columns = []
     for number, name, oid, modifier, nullable, generated, default, declared in connection.execute(
@@ -93,7 +101,7 @@ def _columns(connection: Connection, table_oid: int) -> tuple[dict[int, str], tu
         columns.append(
             Column(
                 name,
-                types.name(oid, modifier),
+                types.name(connection, oid, modifier),
                 nullable=nullable,
                 declared=declared,
                 default=default,
@@ -126,27 +134,26 @@ def _keys(
 class TypeNames:
     """Names of types by OID, as `Column.type` has them; remembers what it has looked up."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self) -> None:
         self._known: dict[tuple[int, int], str] = {}
 
-    def name(self, oid: int, modifier: int = -1) -> str:
+    def name(self, connection: Connection, oid: int, modifier: int = -1) -> str:
         """The base type: domains resolved, enumerations `enum`, a type that is gone `text`."""
         known = self._known.get((oid, modifier))
         if known is None:
-            known = self._known[oid, modifier] = self._look_up(oid, modifier)
+            known = self._known[oid, modifier] = self._look_up(connection, oid, modifier)
         return known
 
-    def _look_up(self, oid: int, modifier: int) -> str:
-        row = self._connection.execute(_TYPE, (oid,)).fetchone()
+    def _look_up(self, connection: Connection, oid: int, modifier: int) -> str:
+        row = connection.execute(_TYPE, (oid,)).fetchone()
         if row is None:
             return "text"
         kind, base, base_modifier, element = row
         if kind == "d":
-            return self.name(base, base_modifier)
+            return self.name(connection, base, base_modifier)
         if kind == "e":
             return "enum"
         if element:
-            return self.name(element, modifier) + "[]"
-        name = self._connection.execute("select pg_catalog.format_type(%s, %s)", (oid, modifier)).fetchall()[0][0]
+            return self.name(connection, element, modifier) + "[]"
+        name = connection.execute("select pg_catalog.format_type(%s, %s)", (oid, modifier)).fetchall()[0][0]
         return str(name)

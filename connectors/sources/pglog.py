@@ -1,0 +1,198 @@
+"""Reads the log in batches: the handshake first, then whole transactions, marks and heartbeats in their places."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from connectors.sources.pgevents import EventAssembler, Incomplete
+from connectors.sources.pgoutput import (
+    Begin,
+    Commit,
+    Decoder,
+    Delete,
+    Insert,
+    LogMessage,
+    Message,
+    Origin,
+    Truncate,
+    Update,
+)
+from connectors.sources.pgposition import POSITION_UNPROVEN, Position, dump, format_lsn
+from connectors.sources.pgsnapshot import Chunks
+from connectors.sources.pgstream import LogStream
+from connectors.sources.pgtables import CapturedTables
+from sync_hub.errors import Fatal
+from sync_hub.model import ChangeEvent, ChunkDone, Heartbeat, SourceBatch
+
+PREFIX: Final = "sync_hub"
+"""Prefix of logical messages: the hub's heartbeats and marks, and what applications say about their transactions."""
+
+BATCH_EVENTS: Final = 5_000
+BATCH_BYTES: Final = 1_000_000
+BATCH_SECONDS: Final = 0.02
+CAUGHT_UP_MICROSECONDS: Final = 50_000
+CUT_EVENTS: Final = 10_000
+CUT_BYTES: Final = 4_000_000
+
+
+class Log:
+    """One connection to the log from `position` on.
+
+    `finish` makes events whole before they are handed out. The first transaction must be the position's own, unless
+    nothing was published yet: it is read and left out.
+    """
+
+    def __init__(
+        self,
+        stream: LogStream,
+        tables: CapturedTables,
+        assembler: EventAssembler,
+        chunks: Chunks,
+        position: Position,
+        *,
+        heartbeat_name: str,
+        command: str,
+        finish: Callable[[list[ChangeEvent], list[Incomplete]], None],
+    ) -> None:
+        self.stream = stream
+        self.tables = tables
+        self._assembler = assembler
+        self._chunks = chunks
+        self._heartbeat_name = heartbeat_name
+        self._command = command
+        self._finish = finish
+        self._decoder = Decoder(tables.prepare)
+        self.position = position
+        self._expected: Position | None = position if position.xid else None
+        self._skipping = False
+        self._moved = False
+        self._bytes = 0
+        self._batch_until = 0.0
+        self._beat: float | None = None
+        self._heartbeat: Heartbeat | None = None
+        self._done: list[ChunkDone] = []
+        self._row_handlers: dict[type, Callable[[Any], None]] = {
+            Insert: assembler.insert,
+            Update: assembler.update,
+            Delete: assembler.delete,
+            Truncate: assembler.truncate,
+            Message: self._message,
+            Origin: lambda message: assembler.origin(message.name),
+        }
+
+    def read(self, timeout_seconds: float) -> SourceBatch:
+        """The next batch: see `Source.read`."""
+        if self._chunks.discarded:
+            return SourceBatch([], discarded=self._chunks.take_discarded())
+        until = time.monotonic() + timeout_seconds
+        stream, decode, assembler = self.stream, self._decoder.decode, self._assembler
+        while True:
+            pending = self._moved and assembler.transaction is None
+            data = stream.next(min(until, self._batch_until) if pending else until)
+            if data is None:
+                if pending:
+                    return self._batch(inside=False)
+                return SourceBatch([], discarded=self._chunks.take_discarded())
+            self._bytes += len(data)
+            message = decode(data)
+            handler = self._row_handlers.get(type(message))
+            if handler is not None:
+                if not self._skipping:
+                    handler(message)
+                    if len(assembler.events) >= CUT_EVENTS or self._bytes >= CUT_BYTES:
+                        return self._batch(inside=True)
+            elif self._boundary(message) and self._complete():
+                return self._batch(inside=False)
+
+    def _boundary(self, message: LogMessage) -> bool:
+        """Begin or end a transaction; True at the end of one."""
+        if isinstance(message, Begin):
+            if self._expected is not None:
+                self._prove(message, self._expected)
+            if not self._moved:
+                self._batch_until = time.monotonic() + BATCH_SECONDS
+            self._assembler.begin(message)
+        elif isinstance(message, Commit):
+            self._commit(message)
+            return True
+        return False
+
+    def _prove(self, message: Begin, expected: Position) -> None:
+        found = (message.lsn, message.xid, message.committed_at)
+        if found != (expected.lsn_number, expected.xid, expected.committed_at):
+            raise Fatal(
+                POSITION_UNPROVEN,
+                f"the log continues with transaction {message.xid} at {format_lsn(message.lsn)}, not with the last"
+                f" one that was published: {expected.xid} at {expected.lsn}",
+                hint="changes between may be lost: recovery makes a new slot and loads all its pipelines again",
+                command=self._command,
+            )
+        self._expected = None
+        self._skipping = True
+
+    def _commit(self, message: Commit) -> None:
+        begun = self._assembler.transaction
+        self._assembler.commit()
+        if self._skipping or begun is None:
+            self._skipping, self._bytes = False, 0
+            return
+        self._moved = True
+        self.position = msgspec.structs.replace(
+            self.position, lsn=format_lsn(message.lsn), xid=begun.xid, committed_at=begun.committed_at
+        )
+        if self._beat is not None:
+            self._heartbeat, self._beat = Heartbeat(dump(self._remembering()), self._beat), None
+
+    def _complete(self) -> bool:
+        """Whether the batch ends at this commit."""
+        return self._moved and (
+            len(self._assembler.events) >= BATCH_EVENTS
+            or self._bytes >= BATCH_BYTES
+            or self.stream.sent_at - self.position.committed_at < CAUGHT_UP_MICROSECONDS
+            or time.monotonic() >= self._batch_until
+        )
+
+    def _remembering(self) -> Position:
+        tables = self.tables.remembered()
+        if tables != self.position.tables:
+            self.position = msgspec.structs.replace(self.position, tables=tables)
+        return self.position
+
+    def _batch(self, *, inside: bool) -> SourceBatch:
+        events, incomplete = self._assembler.take()
+        position = None if inside else dump(self._remembering())
+        if incomplete:
+            self._finish(events, incomplete)
+        heartbeat, self._heartbeat = self._heartbeat, None
+        done, self._done = tuple(self._done), []
+        self._moved, self._bytes = False, 0
+        return SourceBatch(events, position, heartbeat, done, self._chunks.take_discarded())
+
+    def _message(self, message: Message) -> None:
+        if message.prefix != PREFIX or not message.transactional:
+            return
+        try:
+            said = msgspec.json.decode(message.content)
+        except (msgspec.DecodeError, RecursionError):
+            return  # an application's own use of the prefix
+        if not isinstance(said, dict):
+            return
+        if "heartbeat" in said:
+            if said["heartbeat"] == self._heartbeat_name and isinstance(said.get("time"), int | float):
+                self._beat = float(said["time"])
+        elif "mark" in said:
+            self._mark(said["mark"])
+        else:
+            self._assembler.context(said)
+
+    def _mark(self, mark: Any) -> None:
+        chunk = self._chunks.take(mark) if isinstance(mark, str) else None
+        if chunk is None:
+            return
+        rows = list(chunk.rows.values())
+        self._assembler.snapshot(self.tables.by_name[chunk.table].events, rows, chunk.pipelines)
+        self._done.append(ChunkDone(chunk.run, chunk.table, chunk.number, len(rows), chunk.last_key))

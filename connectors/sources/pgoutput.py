@@ -1,0 +1,340 @@
+"""The log messages of PostgreSQL's pgoutput plugin (protocol version 1), decoded.
+
+Pure: any bytes give a message or `MalformedMessage`.
+Rows are decoded straight into wire values: what a relation's columns need is prepared once, when its Relation message
+comes, so that an insert costs little more than one slice and one decode a column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from struct import Struct as Format
+from struct import error as StructError
+from typing import Any, Final
+
+from msgspec import Struct
+
+from sync_hub.errors import Fatal
+
+Converter = Callable[[str], Any] | None
+
+POSTGRES_EPOCH_MICROSECONDS: Final = 946_684_800_000_000
+"""2000-01-01 in microseconds since 1970, UTC: where PostgreSQL's clock starts."""
+
+
+class MalformedMessage(Fatal):
+    """Bytes that are no message of this protocol."""
+
+
+class RelationColumn(Struct, frozen=True):
+    """A column in a Relation message; `key`: part of the replica identity."""
+
+    name: str
+    type_oid: int
+    modifier: int
+    key: bool
+
+
+class Relation(Struct, frozen=True):
+    """A table as it was when the following changes were made; `identity` is `d n f i` as in pg_class."""
+
+    oid: int
+    schema: str
+    name: str
+    identity: str
+    columns: tuple[RelationColumn, ...]
+
+
+class Begin(Struct, frozen=True, gc=False):
+    """A transaction that committed at `lsn`; `committed_at` in microseconds since 1970 UTC."""
+
+    lsn: int
+    committed_at: int
+    xid: int
+
+
+class Commit(Struct, frozen=True, gc=False):
+    """The end of the transaction."""
+
+    lsn: int
+    end_lsn: int
+    committed_at: int
+
+
+class Origin(Struct, frozen=True, gc=False):
+    """The replication origin of the transaction."""
+
+    lsn: int
+    name: str
+
+
+class Type(Struct, frozen=True, gc=False):
+    """A type that is not built in, named before the relation that uses it."""
+
+    oid: int
+    schema: str
+    name: str
+
+
+class Insert(Struct, frozen=True, gc=False):
+    """A new row."""
+
+    relation: int
+    new: dict[str, Any]
+
+
+class Update(Struct, frozen=True, gc=False):
+    """A changed row. `old` is None, the old key (`whole` False) or the old row; `unchanged` are missing in `new`."""
+
+    relation: int
+    old: dict[str, Any] | None
+    whole: bool
+    new: dict[str, Any]
+    unchanged: tuple[str, ...]
+
+
+class Delete(Struct, frozen=True, gc=False):
+    """A removed row: its key, or under REPLICA IDENTITY FULL (`whole`) all of it."""
+
+    relation: int
+    old: dict[str, Any]
+    whole: bool
+
+
+class Truncate(Struct, frozen=True):
+    """Several tables emptied at once."""
+
+    relations: tuple[int, ...]
+
+
+class Message(Struct, frozen=True, gc=False):
+    """What pg_logical_emit_message wrote."""
+
+    transactional: bool
+    lsn: int
+    prefix: str
+    content: bytes
+
+
+class Skipped(Struct, frozen=True, gc=False):
+    """A change of a relation that the receiver does not want: not decoded."""
+
+
+LogMessage = Begin | Commit | Origin | Relation | Type | Insert | Update | Delete | Truncate | Message | Skipped
+
+_SKIPPED: Final = Skipped()
+_PAD: Final = bytes(5)
+_head = Format("!BI").unpack_from
+_u16 = Format("!H").unpack_from
+_u32 = Format("!I").unpack_from
+_u64 = Format("!Q").unpack_from
+_begin = Format("!QqI").unpack_from
+_commit = Format("!BQQq").unpack_from
+_type_of_column = Format("!Ii").unpack_from
+
+
+class _Layout:
+    """How to read the tuples of one relation: (name or None to skip, converter, part of the key) for each column."""
+
+    __slots__ = ("columns", "key_columns")
+
+    def __init__(self, relation: Relation, converters: Sequence[tuple[bool, Converter]]) -> None:
+        self.columns: list[tuple[str | None, Converter]] = []
+        self.key_columns: list[tuple[str | None, Converter]] = []
+        for column, (wanted, converter) in zip(relation.columns, converters, strict=True):
+            self.columns.append((column.name if wanted else None, converter))
+            self.key_columns.append((column.name if wanted and column.key else None, converter))
+
+
+class Decoder:
+    """Decodes one stream of messages in order; remembers relations, so a new stream needs a new decoder.
+
+    `prepare` is called for each Relation message and answers for each column whether it is wanted and how its text
+    becomes a wire value; None: changes of this relation are not wanted at all.
+    """
+
+    def __init__(self, prepare: Callable[[Relation], Sequence[tuple[bool, Converter]] | None]) -> None:
+        self._prepare = prepare
+        self._layouts: dict[int, _Layout | None] = {}
+        self._readers: dict[int, Callable[[bytes], LogMessage]] = {
+            ord("B"): _read_begin,
+            ord("C"): _read_commit,
+            ord("O"): _read_origin,
+            ord("R"): self._relation,
+            ord("Y"): _read_type,
+            ord("I"): self._insert,
+            ord("U"): self._update,
+            ord("D"): self._delete,
+            ord("T"): _read_truncate,
+            ord("M"): _read_message,
+        }
+
+    def decode(self, data: bytes) -> LogMessage:
+        """One message. Raises `MalformedMessage`."""
+        try:
+            return self._readers[data[0]](data + _PAD)
+        except (StructError, ValueError, LookupError, TypeError) as error:
+            raise MalformedMessage(
+                "malformed_log_message",
+                f"{len(data)} bytes, starting {data[:16]!r}, are no pgoutput message: {error!r}",
+                hint="is something between the hub and the server changing the stream?",
+            ) from error
+
+    def _relation(self, data: bytes) -> Relation:
+        relation = _read_relation(data)
+        converters = self._prepare(relation)
+        self._layouts[relation.oid] = None if converters is None else _Layout(relation, converters)
+        return relation
+
+    def _insert(self, data: bytes) -> Insert | Skipped:
+        (oid,) = _u32(data, 1)
+        layout = self._layouts[oid]
+        if layout is None:
+            return _SKIPPED
+        if data[5] != 78:  # N
+            raise ValueError("an insert without a new tuple")
+        row, missing, end = _row(data, 6, layout.columns)
+        if missing:
+            raise ValueError("an insert with unchanged columns")
+        _at_end(data, end)
+        return Insert(oid, row)
+
+    def _update(self, data: bytes) -> Update | Skipped:
+        (oid,) = _u32(data, 1)
+        layout = self._layouts[oid]
+        if layout is None:
+            return _SKIPPED
+        kind, position = data[5], 6
+        old, whole = None, False
+        if kind != 78:
+            whole = kind == 79
+            old, _, position = _old_row(data, position, kind, layout)
+            kind, position = data[position], position + 1
+        if kind != 78:
+            raise ValueError("an update without a new tuple")
+        new, unchanged, end = _row(data, position, layout.columns)
+        _at_end(data, end)
+        if unchanged and whole and old is not None:
+            new, unchanged = _filled(new, old, layout)
+        return Update(oid, old, whole, new, unchanged)
+
+    def _delete(self, data: bytes) -> Delete | Skipped:
+        (oid,) = _u32(data, 1)
+        layout = self._layouts[oid]
+        if layout is None:
+            return _SKIPPED
+        old, _, end = _old_row(data, 6, data[5], layout)
+        _at_end(data, end)
+        return Delete(oid, old, data[5] == 79)
+
+
+def _row(
+    data: bytes, position: int, columns: list[tuple[str | None, Converter]]
+) -> tuple[dict[str, Any], tuple[str, ...], int]:
+    """A tuple as (values, names of unchanged columns, position after it)."""
+    row: dict[str, Any] = {}
+    missing: tuple[str, ...] = ()
+    if _u16(data, position)[0] != len(columns):
+        raise ValueError("a tuple with another number of columns than its relation")
+    position += 2
+    for name, convert in columns:
+        kind, size = _head(data, position)
+        if kind == 116:  # t
+            start = position + 5
+            position = start + size
+            if name is not None:
+                text = data[start:position].decode()
+                row[name] = text if convert is None else convert(text)
+        else:
+            position += 1
+            if kind == 110:  # n
+                if name is not None:
+                    row[name] = None
+            elif kind != 117:  # u
+                raise ValueError("a column of unknown kind")
+            elif name is not None:
+                missing += (name,)
+    return row, missing, position
+
+
+def _old_row(data: bytes, position: int, kind: int, layout: _Layout) -> tuple[dict[str, Any], tuple[str, ...], int]:
+    if kind == 75:  # K
+        return _row(data, position, layout.key_columns)
+    if kind == 79:  # O
+        return _row(data, position, layout.columns)
+    raise ValueError("an old tuple of unknown kind")
+
+
+def _filled(new: dict[str, Any], old: dict[str, Any], layout: _Layout) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The new row with what the log left out taken from the whole old row, in the order of the columns."""
+    names = [name for name, _ in layout.columns if name is not None]
+    row = {name: new[name] if name in new else old[name] for name in names if name in new or name in old}
+    return row, tuple(name for name in names if name not in row)
+
+
+def _at_end(data: bytes, position: int) -> None:
+    if position != len(data) - len(_PAD):
+        raise ValueError("its length does not match its content")
+
+
+def _text(data: bytes, position: int) -> tuple[str, int]:
+    end = data.index(0, position, len(data) - len(_PAD))
+    return data[position:end].decode(), end + 1
+
+
+def _read_begin(data: bytes) -> Begin:
+    _at_end(data, 21)
+    lsn, time, xid = _begin(data, 1)
+    return Begin(lsn, time + POSTGRES_EPOCH_MICROSECONDS, xid)
+
+
+def _read_commit(data: bytes) -> Commit:
+    _at_end(data, 26)
+    _, lsn, end_lsn, time = _commit(data, 1)
+    return Commit(lsn, end_lsn, time + POSTGRES_EPOCH_MICROSECONDS)
+
+
+def _read_origin(data: bytes) -> Origin:
+    name, end = _text(data, 9)
+    _at_end(data, end)
+    return Origin(_u64(data, 1)[0], name)
+
+
+def _read_type(data: bytes) -> Type:
+    schema, position = _text(data, 5)
+    name, end = _text(data, position)
+    _at_end(data, end)
+    return Type(_u32(data, 1)[0], schema, name)
+
+
+def _read_relation(data: bytes) -> Relation:
+    (oid,) = _u32(data, 1)
+    schema, position = _text(data, 5)
+    name, position = _text(data, position)
+    identity = chr(data[position])
+    (count,) = _u16(data, position + 1)
+    position += 3
+    columns = []
+    for _ in range(count):
+        flags = data[position]
+        column, position = _text(data, position + 1)
+        type_oid, modifier = _type_of_column(data, position)
+        columns.append(RelationColumn(column, type_oid, modifier, bool(flags & 1)))
+        position += 8
+    _at_end(data, position)
+    return Relation(oid, schema or "pg_catalog", name, identity, tuple(columns))
+
+
+def _read_truncate(data: bytes) -> Truncate:
+    (count,) = _u32(data, 1)
+    _at_end(data, 6 + 4 * count)
+    return Truncate(tuple(_u32(data, 6 + 4 * number)[0] for number in range(count)))
+
+
+def _read_message(data: bytes) -> Message:
+    (lsn,) = _u64(data, 2)
+    prefix, position = _text(data, 10)
+    (size,) = _u32(data, position)
+    position += 4
+    _at_end(data, position + size)
+    return Message(bool(data[1] & 1), lsn, prefix, data[position : position + size])

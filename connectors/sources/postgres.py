@@ -1,0 +1,285 @@
+"""PostgreSQL 14 to 18 as a source: logical replication with pgoutput, existing rows in chunks beside it."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import uuid
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+import psycopg
+from pydantic import BaseModel
+
+from connectors import pgcatalog
+from connectors.postgresql import classify
+from connectors.sources import pgpreflight, pgslot
+from connectors.sources.pgevents import Incomplete, complete
+from connectors.sources.pglog import Log
+from connectors.sources.pgopening import Opening
+from connectors.sources.pgoptions import PostgresOptions
+from connectors.sources.pgposition import dump, load
+from connectors.sources.pgqueries import Queries
+from connectors.sources.pgrows import KEYS_PER_SELECT, TableReader, key_identity
+from connectors.sources.pgsnapshot import Chunk, Chunks, parse_snapshot
+from connectors.sources.pgtables import CapturedTables
+from sync_hub.errors import ConfigError, Fatal, Unavailable
+from sync_hub.model import ChangeEvent, Finding, SourceBatch, Table
+
+CHUNK_BYTES = 8_000_000
+FIRST_CHUNK_ROWS = 1_000
+
+
+class PostgresSource:
+    """Captures tables of one PostgreSQL database. One thread; two connections while open.
+
+    Slot and publication are named after hub and source unless the options say otherwise. The log connection belongs
+    to `Log`; everything else is asked over the second connection, `Queries`.
+    """
+
+    Options: ClassVar[type[BaseModel]] = PostgresOptions
+
+    def __init__(self, name: str, options: PostgresOptions, hub: str) -> None:
+        options.refuse_reserved(name)
+        self._name = name
+        self._options = options
+        self._slot = options.slot or pgslot.object_name(hub, name)
+        self._publication = options.publication or pgslot.object_name(hub, name)
+        self._queries = Queries(options.dsn, f"sources.{name}", f"sync-hub {hub} {name}")
+        self._recover = f"sync-hub recover {name}"
+        self._chunks = Chunks()
+        self._nonce = uuid.uuid4().hex[:12]
+        self._marks = 0
+        self._fence: int | None = None
+        self._row_bytes: dict[str, int] = {}
+        self._log: Log | None = None
+        self._opening: Opening | None = None
+
+    def check(self) -> list[Finding]:
+        """Preflight: see `Source.check`."""
+        return pgpreflight.check(
+            self._name, self._queries, self._options, slot=self._slot, publication=self._publication
+        )
+
+    def tables(self) -> list[str]:
+        """Full names of the tables to capture; patterns (`public.*`) resolved against the catalog."""
+        names: list[str] = []
+        with self._queries.use() as connection:
+            known: list[str] | None = None
+            for entry in self._options.table_options():
+                if any(sign in entry for sign in "*?["):
+                    known = pgcatalog.list_tables(connection) if known is None else known
+                    names += fnmatch.filter(known, entry)
+                else:
+                    table = pgcatalog.describe(connection, entry)
+                    names.append(table.full_name if table else entry)
+        return list(dict.fromkeys(names))
+
+    def describe(self, table: str) -> Table | None:
+        """The table in the catalog now, without excluded columns; None when there is none."""
+        with self._queries.use() as connection:
+            found = pgcatalog.describe(connection, table)
+            if found is None:
+                return None
+            return self._options.without_excluded(self._name, self._with_carried(connection, found))
+
+    def setup_sql(self) -> str:
+        """What a database administrator runs once: role, grants, publication, slot."""
+        tables = [found for name in self.tables() if (found := self.describe(name)) is not None]
+        return pgpreflight.setup_sql(
+            self._queries, self._options, tables, slot=self._slot, publication=self._publication
+        )
+
+    def open(self, position: str | None, *, raise_epoch: bool = False) -> str:
+        """Connect to the log: see `Source.open`. The proof itself is the first transaction that `read` meets."""
+        self._close_log()
+        stored = None if position is None else load(position, self._recover)
+        tables = {name: self._described(name) for name in self.tables()}
+        opening = Opening(
+            self._name,
+            self._options,
+            self._queries,
+            slot=self._slot,
+            publication=self._publication,
+            recover=self._recover,
+        )
+        self._log = opening.open(stored, tables, self._chunks, raise_epoch=raise_epoch, finish=self._finish)
+        self._opening = opening
+        self.heartbeat()
+        return dump(self._log.position)
+
+    def read(self, timeout_seconds: float) -> SourceBatch:
+        """The next events: see `Source.read`. Blocks up to the timeout."""
+        self._queries.look()
+        return self._opened().read(timeout_seconds)
+
+    def acknowledge(self, position: str) -> None:
+        """Let the server forget what was committed before this position's transaction, which stays as the proof."""
+        stored = load(position, self._recover)
+        if stored.xid:
+            self._opened().stream.acknowledge(stored.lsn_number)
+
+    def keep_alive(self) -> None:
+        """Report to the server when it is due. Raises `Unavailable` when it is shutting down."""
+        self._opened().stream.report()
+        self._queries.look()
+
+    def heartbeat(self) -> None:
+        """Write a heartbeat; make sure that the publication still holds the captured tables themselves."""
+        self._queries.heartbeat(self._slot)
+        if self._log is not None:
+            with self._queries.use() as connection:
+                published = pgslot.published_tables(connection, self._publication)
+            self._captured().compare(published)
+
+    def track(self, active: bool) -> None:
+        """Remember recent transactions, or stop."""
+        if active:
+            self._chunks.track(self._queries.snapshot())
+        else:
+            self._chunks.forget()
+            self._fence = None
+
+    def fence(self) -> None:
+        """Take the fence: see `Source.fence`."""
+        if not self._chunks.tracking:
+            raise Fatal("fence_without_tracking", "`track` must be on before `fence`")
+        self._fence = self._queries.new_transaction_id()
+
+    def fence_passed(self) -> str:
+        """Empty when chunks may be read; else who blocks."""
+        if self._fence is None:
+            raise Fatal("fence_missing", "`fence` must be taken before it can be passed")
+        visible = self._queries.snapshot()
+        if visible.xmin >= self._fence:
+            self._chunks.seen(visible)
+            return ""
+        with self._queries.use() as connection:
+            return pgslot.blocked_by(connection) or "a transaction that has not ended"
+
+    def request_chunk(
+        self, run: str, table: str, number: int, after: tuple[Any, ...] | None, rows: int, pipelines: tuple[str, ...]
+    ) -> None:
+        """Read the next rows by key and write their mark: see `Source.request_chunk`.
+
+        Reads fewer rows than asked for where rows are wide. Raises `Unavailable` while the table is being altered.
+        """
+        if not self._chunks.tracking:
+            raise Fatal("chunk_without_tracking", "`track` and `fence` must come before chunks")
+        reader = self._reader(table)
+        limit = max(
+            1, min(rows, CHUNK_BYTES // self._row_bytes[table] if table in self._row_bytes else FIRST_CHUNK_ROWS)
+        )
+        with self._queries.use() as connection:
+            try:
+                page = reader.chunk(connection, after, limit)
+            except psycopg.errors.UndefinedColumn as error:
+                raise Unavailable("table_changing", f"sources.{self._name}: {table} is being altered") from error
+        if page.rows:
+            self._row_bytes[table] = max(1, page.size_bytes // len(page.rows))
+        self._marks += 1
+        mark = f"{run}/{number}/{self._nonce}/{self._marks}"
+        by_key: dict[Hashable, dict[str, Any]] = {key_identity(reader.to_key(row)): row for row in page.rows}
+        last_key = tuple(page.last_key) if len(page.rows) == limit else None
+        chunk = Chunk(run, table, number, pipelines, parse_snapshot(page.snapshot), by_key, last_key)
+        self._queries.emit(json.dumps({"mark": mark}))
+        self._chunks.add(mark, chunk)
+
+    def read_rows(
+        self, table: str, *, columns: Sequence[str] | None = None, keys: Sequence[Mapping[str, Any]] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Rows as they are now, in key order, over a connection of their own; `keys` a thousand at a time."""
+        reader = self._reader(table)
+        names = reader.names if columns is None else tuple(columns)
+        connection = self._queries.separate()
+        try:
+            if keys is None:
+                yield from reader.all(connection, names)
+                return
+            for start in range(0, len(keys), KEYS_PER_SELECT):
+                for row in reader.by_keys(connection, keys[start : start + KEYS_PER_SELECT], names):
+                    yield {name: row[name] for name in names}
+        except psycopg.Error as error:
+            raise classify(error, f"sources.{self._name}: {table}") from error
+        finally:
+            connection.close()
+
+    def status(self) -> dict[str, Any]:
+        """Figures for health: position, retained log, slot, and tables whose columns changed."""
+        figures = self._queries.retained(self._slot)
+        if self._log is not None:
+            figures["position"] = self._log.position.lsn
+            figures["epoch"] = self._log.position.epoch
+            figures["timeline"] = self._log.position.timeline
+            figures["relation_changed"] = dict(self._captured().changed)
+        return figures
+
+    def drop(self) -> None:
+        """Drop slot and publication: this source is no longer captured, or starts again from nothing."""
+        self.close()
+        with self._queries.use() as connection:
+            pgslot.drop(connection, self._slot, self._publication)
+
+    def close(self) -> None:
+        """Let go of both connections; slot and publication stay. Safe to call twice."""
+        self._close_log()
+        self._queries.close()
+
+    def _close_log(self) -> None:
+        self._chunks.discard_all()
+        if self._log is not None:
+            self._log.stream.close()
+            self._log = None
+
+    def _opened(self) -> Log:
+        if self._log is None:
+            raise Unavailable("not_open", f"sources.{self._name}: the log is not open")
+        return self._log
+
+    def _captured(self) -> CapturedTables:
+        return self._opened().tables
+
+    def _described(self, name: str) -> Table:
+        table = self.describe(name)
+        if table is None:
+            raise ConfigError(
+                "table_missing",
+                f"there is no table {name}",
+                where=f"sources.{self._name}.tables",
+                hint="create it, or remove it from `tables`",
+            )
+        pgpreflight.refuse_unkeyed(self._name, self._queries, table)
+        return table
+
+    def _with_carried(self, connection: pgcatalog.Connection, table: Table) -> Table:
+        """Stored generated columns come only through a publication that asks for them (PostgreSQL 18)."""
+        stored = connection.info.server_version >= 180000 and pgslot.publishes_generated(connection, self._publication)
+        if stored or not any(column.generated and column.carried for column in table.columns):
+            return table
+        columns = tuple(msgspec.structs.replace(c, carried=c.carried and not c.generated) for c in table.columns)
+        return msgspec.structs.replace(table, columns=columns)
+
+    def _reader(self, name: str) -> TableReader:
+        table = self._described(name)
+        with self._queries.use() as connection:
+            return TableReader(table, partitioned=pgcatalog.is_partitioned(connection, table))
+
+    def _finish(self, events: list[ChangeEvent], incomplete: list[Incomplete]) -> None:
+        """Fetch what the log left out; hand nothing out that a crash of the server could still undo."""
+        tables = self._captured().by_name
+        complete(events, incomplete, self._fetch, lambda name: tables[name].order)
+        self._queries.wait_flushed()
+
+    def _fetch(
+        self, table: str, keys: Sequence[dict[str, Any]], columns: Sequence[str]
+    ) -> dict[Hashable, dict[str, Any]]:
+        reader = self._reader(table)
+        there = [name for name in columns if name in reader.names]
+        found: dict[Hashable, dict[str, Any]] = {}
+        with self._queries.use() as connection:
+            for start in range(0, len(keys), KEYS_PER_SELECT):
+                self._opened().stream.report()
+                for row in reader.by_keys(connection, keys[start : start + KEYS_PER_SELECT], there):
+                    found[key_identity(reader.to_key(row))] = row
+        return found
