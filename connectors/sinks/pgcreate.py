@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
 from psycopg import RawCursor
 
 from connectors.postgresql import quote
+from sync_hub.errors import ConfigError
 from sync_hub.model import Column, Table
 
 
@@ -32,5 +34,10 @@ def _known_type(cursor: RawCursor[Any], type_name: str) -> str:
     array = "[]" if type_name.endswith("[]") else ""
     if type_name.removesuffix("[]") == "enum":
         return f"text{array}"
-    row = cursor.execute("select to_regtype($1) is not null", (type_name,)).fetchone()
+    try:
+        row = cursor.execute("select to_regtype($1) is not null", (type_name,)).fetchone()
+    except psycopg.errors.SyntaxError as error:
+        raise ConfigError(
+            "bad_type", f"{type_name!r} is no type of PostgreSQL", hint="write it as in CREATE TABLE: numeric(12,2)"
+        ) from error
     return type_name if row == (True,) else f"text{array}"

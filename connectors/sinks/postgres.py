@@ -189,7 +189,11 @@ class PostgresSink:
         name = (write.pipeline, write.table, write.key, write.columns, write.mark_columns, write.shared)
         way = self._mapped.get(name)
         if way is None:
-            way = self._mapped[name] = Mapped(self._described(write.table), write)
+            try:
+                way = self._mapped[name] = Mapped(self._described(write.table), write)
+            except Fatal:  # a person mends the table: the next attempt must look at it again
+                self._tables.pop(write.table, None)
+                raise
         return way
 
     def _transact(self, offsets: list[tuple[Offset, Offset]], work: Work) -> None:
@@ -221,7 +225,7 @@ class PostgresSink:
         failed: psycopg.Error | None = None
         try:
             with connection.pipeline():
-                moved.execute(self._offsets.advance, advance_parameters(offsets), prepare=False)
+                moved.execute(self._offsets.advance, advance_parameters(offsets), prepare=True)
                 if steps:
                     RawCursor(connection).execute("set constraints all deferred", prepare=False)
                 for cursor, step in zip(cursors, steps, strict=True):
