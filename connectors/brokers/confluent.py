@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError, KafkaException
 from connectors.brokers import kafka_client as common
 from connectors.brokers.kafka_client import ProducerLimits, TopicFacts
 from connectors.brokers.kafka_options import KafkaOptions
-from sync_hub.errors import Fatal, PublishingBroken
+from sync_hub.errors import PublishingBroken
 from sync_hub.model import Outgoing, Record, TopicPartition
 
 UNACKNOWLEDGED_BYTES = 8 * 1024 * 1024
@@ -33,6 +33,17 @@ _REFUSED = {
 _GONE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION}
 _FENCED = {KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED}
 _MISSING = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
+_PERMANENT = {
+    KafkaError.INVALID_REPLICATION_FACTOR,
+    KafkaError.INVALID_PARTITIONS,
+    KafkaError.INVALID_CONFIG,
+    KafkaError.POLICY_VIOLATION,
+    KafkaError.TOPIC_EXCEPTION,
+    KafkaError.INVALID_REQUEST,
+    KafkaError.UNSUPPORTED_VERSION,
+    KafkaError._UNSUPPORTED_FEATURE,
+    KafkaError._INVALID_ARG,
+}
 _PASSING = {
     KafkaError._PARTITION_EOF,
     KafkaError._MAX_POLL_EXCEEDED,
@@ -90,9 +101,11 @@ def _raise(what: str, error: KafkaError) -> NoReturn:
         raise common.member_replaced(error.str())
     if code in _MISSING:
         raise common.topic_missing(what)
-    if error.retriable() or code < 0:
+    if code in _PERMANENT:
+        raise common.refused(what, error.str())
+    if code < 0:
         raise common.unreachable(what, error.str())
-    raise Fatal("broker_refused", f"Kafka: {what}: {error.str()}")
+    raise common.not_ready(what, error.str())
 
 
 def _asking(what: str, ask: Callable[[], T]) -> T:
@@ -197,7 +210,8 @@ class ConfluentClient:
             time.sleep(0.02)
 
     def offsets(self, topic: str, partitions: int, which: Literal["start", "end"]) -> dict[int, int]:
-        """See `Client.offsets`."""
+        """See `Client.offsets`. Looks at the metadata first: leaders known from before an outage are refused."""
+        self._metadata(topic)
         moment = admin_api.OffsetSpec.earliest() if which == "start" else admin_api.OffsetSpec.latest()
         wanted = {ck.TopicPartition(topic, partition): moment for partition in range(partitions)}
         futures = self._open().list_offsets(wanted, request_timeout=self._timeout)

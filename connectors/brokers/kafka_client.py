@@ -134,6 +134,16 @@ def unreachable(what: str, error: object) -> Unavailable:
     return Unavailable("broker_unreachable", f"Kafka: {what}: {error}", hint=CONNECTION_HINT)
 
 
+def not_ready(what: str, error: object) -> Unavailable:
+    """The cluster answered, but cannot do it now: a leader moves, a coordinator loads."""
+    return Unavailable("broker_not_ready", f"Kafka: {what}: {error}", hint="it is tried again")
+
+
+def refused(what: str, error: object) -> Fatal:
+    """The cluster will never do what was asked."""
+    return Fatal("broker_refused", f"Kafka: {what}: {error}", hint="check the settings of the broker and its cluster")
+
+
 def login_failed(error: object) -> Unavailable:
     """The cluster refused the credentials. Kept trying: they may be about to be changed."""
     return Unavailable(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import uuid
 from base64 import b64decode
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, NoReturn, TypeVar
 
 import kafka
@@ -15,7 +18,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from connectors.brokers import kafka_client as common
 from connectors.brokers.kafka_client import ProducerLimits, TopicFacts
 from connectors.brokers.kafka_options import KafkaOptions
-from sync_hub.errors import Fatal, PublishingBroken
+from sync_hub.errors import PublishingBroken
 from sync_hub.model import Outgoing, Record, TopicPartition
 
 UNACKNOWLEDGED_BYTES = 32 * 1024 * 1024
@@ -23,6 +26,18 @@ _FOREVER_MILLISECONDS = 2**31 - 1
 _FETCH_ALL_BYTES = 16 * 1024 * 1024
 
 T = TypeVar("T")
+
+_PERMANENT = (
+    errors.InvalidReplicationFactorError,
+    errors.InvalidPartitionsError,
+    errors.InvalidConfigurationError,
+    errors.PolicyViolationError,
+    errors.InvalidTopicError,
+    errors.InvalidRequestError,
+    errors.UnsupportedVersionError,
+    errors.IncompatibleBrokerVersion,
+    errors.KafkaConfigurationError,
+)
 
 
 def connection_settings(options: KafkaOptions) -> dict[str, Any]:
@@ -68,11 +83,11 @@ def _raise(what: str, error: Exception) -> NoReturn:
         raise common.not_authorized(what, error) from error
     if isinstance(error, errors.UnknownTopicOrPartitionError):
         raise common.topic_missing(what) from error
-    if isinstance(error, errors.KafkaError) and not isinstance(error, errors.BrokerResponseError):
-        raise common.unreachable(what, error) from error
-    if isinstance(error, errors.RetriableError):
-        raise common.unreachable(what, error) from error
-    raise Fatal("broker_refused", f"Kafka: {what}: {error}") from error
+    if isinstance(error, _PERMANENT):
+        raise common.refused(what, error) from error
+    if isinstance(error, errors.BrokerResponseError):
+        raise common.not_ready(what, error) from error
+    raise common.unreachable(what, error) from error
 
 
 def _asking(what: str, ask: Callable[[], T]) -> T:
@@ -246,12 +261,11 @@ class KafkaPythonProducer:
 
     def collect(self, timeout_seconds: float) -> None:
         """See `Producer.collect`."""
-        if timeout_seconds and self._waiting:
-            self._wait_for(self._waiting[0][0][-1], timeout_seconds)
+        end = time.monotonic() + timeout_seconds
         while self._waiting:
             futures, last, size = self._waiting[0]
             for future in futures:
-                if not future.is_done:
+                if not future.is_done and not _done_until(future, end):
                     return
                 if future.exception is not None:
                     raise _undelivered(last, future)
@@ -259,22 +273,18 @@ class KafkaPythonProducer:
                 self.ends[place] = future.value.offset + 1
             self._waiting.popleft()
             self._bytes -= size
-
-    @staticmethod
-    def _wait_for(future: Any, timeout_seconds: float) -> None:
-        try:
-            future.get(timeout=timeout_seconds)
-        except errors.KafkaError:
-            return  # not yet, or failed: `collect` sees which
+            end = 0
 
     def drain(self, timeout_seconds: float | None) -> bool:
         """See `Producer.drain`."""
-        try:
+        end = time.monotonic() + (threading.TIMEOUT_MAX if timeout_seconds is None else timeout_seconds)
+        with suppress(errors.KafkaError):  # the library's own flush hastens, but fails when it has to split a batch
             self._producer.flush(timeout_seconds)
-        except errors.KafkaTimeoutError:
-            self.collect(0)
-            return False
-        self.collect(0)
+        while self._waiting:
+            left = end - time.monotonic()
+            self.collect(max(0.0, left))
+            if left <= 0:
+                break
         return not self._waiting
 
     def abandon(self) -> None:
@@ -285,6 +295,16 @@ class KafkaPythonProducer:
         except errors.KafkaTimeoutError:
             self._producer._sender.force_close()  # `close` gives up before it when records are waiting
             self._producer._closed = True
+
+
+def _done_until(future: Any, end: float) -> bool:
+    """Wait for one delivery report. Not by the future's own `get`: a batch that was split wakes it too early."""
+    left = end - time.monotonic()
+    if left <= 0:
+        return False
+    done = threading.Event()
+    future.add_both(lambda *_: done.set())
+    return done.wait(left)
 
 
 def _undelivered(last: Mapping[TopicPartition, Any], future: Any) -> PublishingBroken:
