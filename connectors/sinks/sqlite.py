@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from msgspec.structs import astuple
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from connectors.sinks.changes import Present, by_kind, flag_column
 from connectors.sinks.sqlitecatalog import Described, describe, quote
@@ -52,12 +52,14 @@ class SqliteSink:
         model_config = ConfigDict(extra="forbid", frozen=True)
 
         path: Path
+        lock_timeout_seconds: float = Field(default=10.0, gt=0)
 
     def __init__(self, name: str, options: Options, hub: str) -> None:
         self.name = name
         self._who = f"target {name}"
         self._path = options.path
-        self._lock = WriteLock(options.path)
+        self._timeout_seconds = options.lock_timeout_seconds
+        self._lock = WriteLock(options.path, timeout_seconds=options.lock_timeout_seconds)
         self._opened: sqlite3.Connection | None = None
         self._schema_version = -1
         self._statements: dict[tuple[Any, ...], SqliteStatements] = {}
@@ -191,8 +193,8 @@ class SqliteSink:
             if found:
                 yield from _wire(found, kinds)
             return
-        lock = WriteLock(self._path)
-        reader = connect(self._path, lock)
+        lock = WriteLock(self._path, timeout_seconds=self._timeout_seconds)
+        reader = connect(self._path, lock, timeout_seconds=self._timeout_seconds)
         try:
             with translated(self._path):
                 cursor = reader.execute(select)
@@ -209,7 +211,7 @@ class SqliteSink:
 
     def _connection(self) -> sqlite3.Connection:
         if self._opened is None:
-            self._opened = connect(self._path, self._lock)
+            self._opened = connect(self._path, self._lock, timeout_seconds=self._timeout_seconds)
             self._schema_version = -1
         return self._opened
 
