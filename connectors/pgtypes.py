@@ -60,14 +60,14 @@ def _float(text: str) -> Any:
 
 
 def _timestamptz(text: str) -> str:
-    if text[10:11] == " " and text[-3:] == "+00":
-        return f"{text[:10]}T{text[11:-3]}Z"
+    if text[-3:] == "+00" and text[4] == "-":  # years of four digits; neither infinite nor BC
+        return text[:-3].replace(" ", "T") + "Z"
     return text
 
 
 def _timestamp(text: str) -> str:
-    if text[10:11] == " " and text[-1] != "C":
-        return f"{text[:10]}T{text[11:]}"
+    if text[4:5] == "-" and text[-1] != "C":
+        return text.replace(" ", "T")
     return text
 
 

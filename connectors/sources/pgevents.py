@@ -6,18 +6,20 @@ reading the same transaction again under another configuration gives every chang
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
-from msgspec import Struct
 
+from connectors.sources.pgcomplete import Incomplete
 from connectors.sources.pgoutput import Begin, Delete, Insert, Truncate, Update
 from connectors.sources.pgrows import KeyMaker, key_identity
-from sync_hub.model import ChangeEvent, Transaction, version_prefix, version_suffix
+from sync_hub.model import ChangeEvent, Operation, Transaction, version_prefix, version_suffix
 
 CONNECTOR: Final = "postgresql"
 _CONTEXT_LIMIT: Final = 512
+_SUFFIXES: Final = [version_suffix(ordinal) for ordinal in range(2048)]
+"""Suffixes of versions made beforehand: formatting them is a tenth of what an event costs."""
 
 
 class TableEvents:
@@ -35,16 +37,10 @@ class TableEvents:
         self.counted_in = -1
 
 
-class Incomplete(Struct, frozen=True):
-    """An event (its place in the list) whose row lacks columns that the log left out."""
-
-    place: int
-    table: str
-    columns: tuple[str, ...]
-
-
 class Touched(Protocol):
-    """Who wants to know which keys a transaction touched."""
+    """Who wants to know, while `tracking`, which keys a transaction touched."""
+
+    tracking: bool
 
     def touch(self, xid: int, table: str, key: Hashable) -> None:
         """A key was written."""
@@ -58,16 +54,17 @@ class Touched(Protocol):
 class EventAssembler:
     """Makes the events of one source. `events` and `incomplete` are what came since `take`."""
 
-    def __init__(self, source: str, database: str, epoch: int) -> None:
+    def __init__(self, source: str, database: str, epoch: int, watcher: Touched) -> None:
         self._source = source
         self._database = database
         self._epoch = epoch
         self.tables: dict[int, TableEvents] = {}
-        self.watcher: Touched | None = None
+        self.watcher = watcher
         self.events: list[ChangeEvent] = []
         self.incomplete: list[Incomplete] = []
         self.transaction: Begin | None = None
         self._serial = 0
+        self._context: dict[str, str] | None = None
 
     def begin(self, message: Begin) -> None:
         """A transaction starts."""
@@ -77,7 +74,7 @@ class EventAssembler:
         self._xid_text = str(message.xid)
         self._prefix = version_prefix(self._epoch, message.lsn)
         self._order = 0
-        self._correlation_id = self._traceparent = self._actor = self._origin = ""
+        self._context = None
 
     def commit(self) -> None:
         """The transaction is over."""
@@ -91,48 +88,51 @@ class EventAssembler:
 
     def context(self, said: Mapping[str, Any]) -> None:
         """What the application said about its transaction; it holds for the changes that follow in it."""
-        self._correlation_id = _context_value(said, "correlation_id", self._correlation_id)
-        self._traceparent = _context_value(said, "traceparent", self._traceparent)
-        self._actor = _context_value(said, "actor", self._actor)
+        context = dict(self._context or {})
+        for name in ("correlation_id", "traceparent", "actor"):
+            value = said.get(name)
+            if value is not None and not isinstance(value, dict | list):
+                context[name] = str(value)[:_CONTEXT_LIMIT]
+        self._context = context or None
 
     def origin(self, name: str) -> None:
         """The transaction was replicated to this server from elsewhere."""
-        self._origin = name
+        self._context = {**(self._context or {}), "origin": name}
 
     def insert(self, message: Insert) -> None:
         """A new row."""
         table = self.tables[message.relation]
         row = message.new
-        self._add(table, "create", table.to_key(row), None, row, f"{self._count(table):010x}00")
+        self._add(table, "create", table.to_key(row), None, row, self._count(table))
 
     def update(self, message: Update) -> None:
         """A changed row; with a changed key two events."""
         table = self.tables[message.relation]
-        ordinal = self._count(table)
+        place = self._count(table)
         new, old = message.new, message.old
         key = table.to_key(new)
         if old is not None:
             old_key = table.to_key(old)
             if old_key != key:
-                self._add(table, "delete", old_key, old, None, version_suffix(ordinal), new_key=key)
-                self._add(table, "create", key, None, new, version_suffix(ordinal, 1), old_key=old_key)
+                self._add(table, "delete", old_key, old, None, place, new_key=key)
+                self._add(table, "create", key, None, new, version_suffix(table.ordinal, 1), old_key=old_key)
                 self._note(table, message.unchanged)
                 return
-        self._add(table, "update", key, old if message.whole else None, new, version_suffix(ordinal))
+        self._add(table, "update", key, old if message.whole else None, new, place)
         self._note(table, message.unchanged)
 
     def delete(self, message: Delete) -> None:
         """A removed row."""
         table = self.tables[message.relation]
-        self._add(table, "delete", table.to_key(message.old), message.old, None, version_suffix(self._count(table)))
+        self._add(table, "delete", table.to_key(message.old), message.old, None, self._count(table))
 
     def truncate(self, message: Truncate) -> None:
         """Emptied tables: one event each, without a key."""
         for oid in message.relations:
             table = self.tables.get(oid)
             if table is not None:
-                self._add(table, "truncate", None, None, None, version_suffix(self._count(table)))
-                if self.watcher is not None:
+                self._add(table, "truncate", None, None, None, self._count(table))
+                if self.watcher.tracking:
                     self.watcher.truncated(self._xid, table.full_name)
 
     def snapshot(self, table: TableEvents, rows: Sequence[dict[str, Any]], pipelines: tuple[str, ...]) -> None:
@@ -157,21 +157,21 @@ class EventAssembler:
                 )
             )
 
-    def _count(self, table: TableEvents) -> int:
-        """Count a message of this relation; gives its ordinal in the transaction."""
+    def _count(self, table: TableEvents) -> str:
+        """Count a message of this relation; gives the suffix of its version."""
         if table.counted_in != self._serial:
             table.counted_in, table.ordinal = self._serial, 0
         table.ordinal += 1
-        return table.ordinal
+        return _SUFFIXES[table.ordinal] if table.ordinal < 2048 else version_suffix(table.ordinal)
 
     def _note(self, table: TableEvents, unchanged: tuple[str, ...]) -> None:
         if unchanged:
-            self.incomplete.append(Incomplete(len(self.events) - 1, table.full_name, unchanged))
+            self.incomplete.append(Incomplete(len(self.events) - 1, table.full_name, self._xid, unchanged))
 
     def _add(
         self,
         table: TableEvents,
-        operation: Any,
+        operation: Operation,
         key: dict[str, Any] | None,
         before: dict[str, Any] | None,
         after: dict[str, Any] | None,
@@ -181,68 +181,25 @@ class EventAssembler:
         new_key: dict[str, Any] | None = None,
     ) -> None:
         self._order += 1
-        self.events.append(
-            ChangeEvent(
-                source=self._source,
-                schema=table.schema,
-                table=table.name,
-                operation=operation,
-                key=key,
-                before=before,
-                after=after,
-                version=self._prefix + place,
-                committed_at=self._committed_at,
-                transaction=Transaction(self._xid_text, self._order, table.ordinal),
-                old_key=old_key,
-                new_key=new_key,
-                database=self._database,
-                lsn=self._lsn,
-                connector=CONNECTOR,
-                correlation_id=self._correlation_id,
-                traceparent=self._traceparent,
-                actor=self._actor,
-                origin=self._origin,
-            )
+        event = ChangeEvent(
+            source=self._source,
+            schema=table.schema,
+            table=table.name,
+            operation=operation,
+            key=key,
+            before=before,
+            after=after,
+            version=self._prefix + place,
+            committed_at=self._committed_at,
+            transaction=Transaction(self._xid_text, self._order, table.ordinal),
+            old_key=old_key,
+            new_key=new_key,
+            database=self._database,
+            lsn=self._lsn,
+            connector=CONNECTOR,
         )
-        if self.watcher is not None and key is not None:
+        if self._context is not None:
+            event = msgspec.structs.replace(event, **self._context)
+        self.events.append(event)
+        if self.watcher.tracking and key is not None:
             self.watcher.touch(self._xid, table.full_name, key_identity(key))
-
-
-def _context_value(said: Mapping[str, Any], name: str, before: str) -> str:
-    value = said.get(name)
-    if value is None or isinstance(value, dict | list):
-        return before
-    return str(value)[:_CONTEXT_LIMIT]
-
-
-def complete(
-    events: list[ChangeEvent],
-    incomplete: Sequence[Incomplete],
-    fetch: Callable[[str, Sequence[dict[str, Any]], Sequence[str]], dict[Hashable, dict[str, Any]]],
-    columns: Callable[[str], Sequence[str]],
-) -> None:
-    """Fill in what the log left out, in place: one `fetch` (table, keys, columns) a table; what is gone stays absent.
-
-    `fetch` answers rows by key identity; `columns` gives a table's columns in their order.
-    """
-    for table in dict.fromkeys(entry.table for entry in incomplete):
-        entries = [entry for entry in incomplete if entry.table == table]
-        wanted = dict.fromkeys(name for entry in entries for name in entry.columns)
-        keys = {key_identity(key): key for entry in entries if (key := events[entry.place].key) is not None}
-        rows = fetch(table, list(keys.values()), list(wanted))
-        order = columns(table)
-        for entry in entries:
-            event = events[entry.place]
-            events[entry.place] = _filled(event, entry.columns, rows.get(key_identity(event.key or {})), order)
-
-
-def _filled(
-    event: ChangeEvent, missing: tuple[str, ...], row: dict[str, Any] | None, order: Sequence[str]
-) -> ChangeEvent:
-    if row is None:
-        return msgspec.structs.replace(event, unchanged=missing)
-    have = event.after or {}
-    fetched = {name: row[name] for name in missing if name in row}
-    after = {name: have[name] if name in have else fetched[name] for name in order if name in have or name in fetched}
-    gone = tuple(name for name in missing if name not in row)  # a column dropped since
-    return msgspec.structs.replace(event, after=after, fetched=tuple(fetched), unchanged=gone)

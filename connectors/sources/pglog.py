@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
-from connectors.sources.pgevents import EventAssembler, Incomplete
+from connectors.sources.pgcomplete import Incomplete
+from connectors.sources.pgevents import EventAssembler
 from connectors.sources.pgoutput import (
     Begin,
     Commit,
@@ -89,17 +90,17 @@ class Log:
         if self._chunks.discarded:
             return SourceBatch([], discarded=self._chunks.take_discarded())
         until = time.monotonic() + timeout_seconds
-        stream, decode, assembler = self.stream, self._decoder.decode, self._assembler
+        following, decode, assembler = self.stream.next, self._decoder.decode, self._assembler
+        handler_of, wait_until = self._row_handlers.get, self._wait_until(until)
         while True:
-            pending = self._moved and assembler.transaction is None
-            data = stream.next(min(until, self._batch_until) if pending else until)
+            data = following(wait_until)
             if data is None:
-                if pending:
+                if self._moved and assembler.transaction is None:
                     return self._batch(inside=False)
                 return SourceBatch([], discarded=self._chunks.take_discarded())
             self._bytes += len(data)
             message = decode(data)
-            handler = self._row_handlers.get(type(message))
+            handler = handler_of(type(message))
             if handler is not None:
                 if not self._skipping:
                     handler(message)
@@ -107,6 +108,13 @@ class Log:
                         return self._batch(inside=True)
             elif self._boundary(message) and self._complete():
                 return self._batch(inside=False)
+            else:
+                wait_until = self._wait_until(until)
+
+    def _wait_until(self, until: float) -> float:
+        """How long to wait for more: with whole transactions in hand only until the batch is due."""
+        pending = self._moved and self._assembler.transaction is None
+        return min(until, self._batch_until) if pending else until
 
     def _boundary(self, message: LogMessage) -> bool:
         """Begin or end a transaction; True at the end of one."""

@@ -12,7 +12,8 @@ import psycopg
 from connectors import pgcatalog
 from connectors.postgresql import classify, connect
 from connectors.sources import pgslot
-from connectors.sources.pgevents import EventAssembler, Incomplete
+from connectors.sources.pgcomplete import Incomplete
+from connectors.sources.pgevents import EventAssembler
 from connectors.sources.pglog import Log
 from connectors.sources.pgoptions import PostgresOptions
 from connectors.sources.pgposition import (
@@ -112,9 +113,8 @@ class Opening:
             raise classify(error, self._what) from error
         captured = self._captured(tables, position, chunks)
         position = msgspec.structs.replace(position, tables=captured.remembered())
-        assembler = EventAssembler(self._name, log.info.dbname, position.epoch)
+        assembler = EventAssembler(self._name, log.info.dbname, position.epoch, chunks)
         assembler.tables = {oid: table.events for oid, table in captured.by_oid.items()}
-        assembler.watcher = chunks
         return Log(
             stream,
             captured,

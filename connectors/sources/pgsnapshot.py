@@ -73,20 +73,18 @@ class Chunks:
         self._reference: Visible | None = None
         self._newest_xid = (0, 0)
         self.discarded: list[tuple[str, int]] = []
-
-    @property
-    def tracking(self) -> bool:
+        self.tracking = False
         """Whether transactions are remembered."""
-        return self._reference is not None
 
     def track(self, visible: Visible) -> None:
         """Start to remember."""
         self._reference = visible
+        self.tracking = True
 
     def forget(self) -> None:
         """Stop remembering; chunks still outstanding are given up."""
         self.discard_all()
-        self._reference = None
+        self.tracking = False
         self._recent.clear()
 
     def seen(self, visible: Visible) -> None:

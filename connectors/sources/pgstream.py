@@ -39,8 +39,7 @@ class LogStream:
         self._received = 0
         self._silent_seconds = 0.0
         self._reported_at = 0.0
-        self.sent_at = 0
-        """When the server sent the newest message, in microseconds since 1970 by its own clock."""
+        self._newest = bytes(_HEADER_BYTES)
         timeout_seconds = self._timeout_seconds()
         self._report_seconds = min(10.0, timeout_seconds / 3) if timeout_seconds else 10.0
         self._silence_seconds = max(MINIMUM_SILENCE_SECONDS, 2 * timeout_seconds)
@@ -68,8 +67,7 @@ class LogStream:
             if size > 0:
                 message = bytes(data)
                 if message[0] == _DATA:
-                    (sent,) = _sent_at(message, 17)
-                    self.sent_at = sent + POSTGRES_EPOCH_MICROSECONDS
+                    self._newest = message
                     return message[_HEADER_BYTES:]
                 if message[0] == _KEEPALIVE:
                     self._take_keepalive(message)
@@ -78,6 +76,11 @@ class LogStream:
                     return None
             else:
                 raise self._ended()
+
+    @property
+    def sent_at(self) -> int:
+        """When the server sent the newest message, in microseconds since 1970 by its own clock."""
+        return int(_sent_at(self._newest, 17)[0]) + POSTGRES_EPOCH_MICROSECONDS
 
     def acknowledge(self, lsn: int) -> None:
         """Tell the server that it may forget what was committed before `lsn`."""

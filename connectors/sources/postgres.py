@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from connectors import pgcatalog
 from connectors.postgresql import classify
 from connectors.sources import pgpreflight, pgslot
-from connectors.sources.pgevents import Incomplete, complete
+from connectors.sources.pgcomplete import Fetched, Incomplete, complete
 from connectors.sources.pglog import Log
 from connectors.sources.pgopening import Opening
 from connectors.sources.pgoptions import PostgresOptions
@@ -268,13 +268,12 @@ class PostgresSource:
     def _finish(self, events: list[ChangeEvent], incomplete: list[Incomplete]) -> None:
         """Fetch what the log left out; hand nothing out that a crash of the server could still undo."""
         tables = self._captured().by_name
-        complete(events, incomplete, self._fetch, lambda name: tables[name].order)
-        self._queries.wait_flushed()
+        if complete(events, incomplete, self._fetch, lambda name: tables[name].order):
+            self._queries.wait_flushed()
 
-    def _fetch(
-        self, table: str, keys: Sequence[dict[str, Any]], columns: Sequence[str]
-    ) -> dict[Hashable, dict[str, Any]]:
+    def _fetch(self, table: str, keys: Sequence[dict[str, Any]], columns: Sequence[str]) -> Fetched:
         reader = self._reader(table)
+        visible = self._queries.snapshot()
         there = [name for name in columns if name in reader.names]
         found: dict[Hashable, dict[str, Any]] = {}
         with self._queries.use() as connection:
@@ -282,4 +281,4 @@ class PostgresSource:
                 self._opened().stream.report()
                 for row in reader.by_keys(connection, keys[start : start + KEYS_PER_SELECT], there):
                     found[key_identity(reader.to_key(row))] = row
-        return found
+        return Fetched(found, visible)
