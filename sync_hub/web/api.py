@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
@@ -10,10 +9,8 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from sync_hub.errors import ConfigError
-from sync_hub.settings import duration_seconds
 from sync_hub.web.reader import HealthReader, one_line
-from sync_hub.web.subjects import subject
+from sync_hub.web.subjects import pause_until, subject
 
 Document = dict[str, Any]
 
@@ -34,19 +31,6 @@ class ResumeRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(max_length=200)
-
-
-def pause_until(duration: str, now: float) -> float | None:
-    """When a pause of `2h` ends; None for an empty one. Raises `ConfigError`."""
-    if not duration:
-        return None
-    try:
-        seconds = duration_seconds(duration)
-    except ValueError as error:
-        raise ConfigError("bad_duration", str(error), hint="for example 30m or 2h") from error
-    if not 0 < seconds <= 10 * 365 * 86400 or not math.isfinite(seconds):
-        raise ConfigError("bad_duration", f"{duration!r} is too short or too long", hint="for example 30m or 2h")
-    return now + seconds
 
 
 def health_routes(reader: HealthReader) -> APIRouter:

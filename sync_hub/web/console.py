@@ -87,8 +87,10 @@ def _view(document: Document) -> Document:
         "applied_per_second": sum(part["applied_per_second"] for part in pipelines),
         "events_per_second": sum(part["events_per_second"] for part in document["sources"].values()),
         "unreadable": any(problem["code"] == "state_unavailable" for problem in document["problems"]),
-        "ago": lambda moment: "never" if moment is None else f"{lasting(max(0.0, now - _seconds(moment)))} ago",
-        "until": lambda moment: lasting(max(0.0, _seconds(moment) - now)),
+        "ago": lambda moment: (
+            "never" if moment is None else f"{lasting(float(int(max(0.0, now - _seconds(moment)))))} ago"
+        ),
+        "until": lambda moment: lasting(float(int(max(0.0, _seconds(moment) - now)))),
         "clock": document["time"][11:19],
     }
 

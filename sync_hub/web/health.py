@@ -20,7 +20,7 @@ Document = dict[str, Any]
 HEARTBEAT_SECONDS = 2.0
 
 _WORST_FIRST = ("failed", "stopped", "retrying", "paused", "snapshotting", "reloading", "catching_up", "running")
-_LOADING_PHASES = ("new", "ready", "loading")
+_LOADED = "loaded"
 
 
 def document(settings: Settings, facts: Facts, mappings: Mapping[str, MappingStatus]) -> Document:
@@ -167,7 +167,7 @@ def _lag(pipeline: Pipeline, facts: Facts, rates: Rates) -> Lag:
         facts.applied(pipeline.name),
         _clock(capture.detail if capture else {}, facts),
         rates=rates,
-        loading=pipeline.phase in _LOADING_PHASES,
+        loading=pipeline.phase != _LOADED,
         loaded_at=pipeline.loaded_at,
     )
 

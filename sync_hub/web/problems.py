@@ -12,8 +12,9 @@ from typing import Any
 
 from msgspec import Struct
 
+from sync_hub.runtime.worker import names as worker_names
 from sync_hub.settings import Limits, Settings
-from sync_hub.web.facts import Facts, iso
+from sync_hub.web.facts import Facts, iso, subject_of
 
 Document = dict[str, Any]
 
@@ -21,6 +22,9 @@ DEGRADED, FAILING = "degraded", "failing"
 
 STUCK_SECONDS = 60.0
 """How old a worker's last turn of its loop may be while it still beats."""
+
+NEW_SECONDS = 15.0
+"""How long a pipeline that was just applied may go unreported before that is failing."""
 
 SLOT_SHARE_DEGRADED, SLOT_SHARE_FAILING = 0.5, 0.8
 """Shares of the source's own limit for retained log."""
@@ -52,6 +56,11 @@ CODES = {
     "lag_unknown": "Nothing proves how far a pipeline is behind.",
 }
 
+_STOPPING = {
+    "worker_missing", "worker_lost", "worker_failed", "worker_stopped", "worker_backing_off", "source_failed",
+    "source_stopped", "source_no_heartbeat", "slot_lost", "paused",
+}  # fmt: skip
+
 
 class Problem(Struct):
     """One thing that is wrong. `since` is in seconds since 1970, None when the state does not tell."""
@@ -67,13 +76,18 @@ class Problem(Struct):
     act_before: float | None = None
 
     @property
+    def stops(self) -> bool:
+        """Whether it says by itself why what it affects stands still, with the severity that this has."""
+        return self.code in _STOPPING and (self.code != "worker_lost" or self.severity == FAILING)
+
+    @property
     def identity(self) -> tuple[str, str]:
         """The same problem keeps it while it lasts."""
         return (self.code, self.subject)
 
 
 def find(settings: Settings, facts: Facts, health: Document) -> list[Problem]:
-    """All problems in a health document, failing ones first, then by age and subject."""
+    """All problems in a health document, failing ones first, then by code and subject."""
     found = [
         *_workers(settings, health, facts),
         *(problem for name, source in health["sources"].items() for problem in _source(name, source, settings, facts)),
@@ -81,19 +95,13 @@ def find(settings: Settings, facts: Facts, health: Document) -> list[Problem]:
     ]
     for problem in found:
         problem.affects = problem.affects or affected(problem.subject, health)
-    explained = {name for problem in found for name in problem.affects}
+    explained = {name for problem in found if problem.stops for name in problem.affects}
     for name, pipeline in health["pipelines"].items():
         found += _pipeline(name, pipeline, settings.limits, facts, explained=name in explained)
     if not health["pipelines"]:
+        hint, command = "write mappings and start the hub", "sync-hub mapping list"
         found.append(
-            Problem(
-                "no_pipelines",
-                DEGRADED,
-                "hub",
-                "no mapping has been applied: nothing flows",
-                "write mappings and start the hub",
-                "sync-hub mapping list",
-            )
+            Problem("no_pipelines", DEGRADED, "hub", "no mapping has been applied: nothing flows", hint, command)
         )
     return sorted(found, key=lambda problem: (problem.severity != FAILING, problem.code, problem.subject))
 
@@ -107,32 +115,23 @@ def affected(subject: str, health: Document) -> tuple[str, ...]:
 
 
 def _workers(settings: Settings, health: Document, facts: Facts) -> Iterator[Problem]:
-    names = [worker["name"] for worker in health["workers"]]
-    fresh = {worker["name"] for worker in health["workers"] if worker["state"] not in ("lost", "stopped")}
-    for name in settings.sources:
-        if f"capture:{name}" not in names:
-            yield _missing(f"source:{name}", f"capture:{name}")
-    for name in {pipeline["target"] for pipeline in health["pipelines"].values()} & settings.targets.keys():
-        wanted = settings.targets[name].workers
-        reporting = sum(worker["subject"] == f"target:{name}" for worker in health["workers"])
-        if reporting < wanted:
-            yield _missing(f"target:{name}", f"deliver:{name}", f" ({reporting} of {wanted} have)" if reporting else "")
+    known = {worker["name"] for worker in health["workers"]}
+    running = {worker["name"] for worker in health["workers"] if worker["state"] not in ("lost", "stopped")}
+    for name in worker_names(settings):
+        if name not in known:
+            yield Problem(
+                "worker_missing",
+                FAILING,
+                subject_of(name),
+                f"no worker {name} has ever reported",
+                "start the hub, or this part of it",
+                f"sync-hub run --only {name}",
+            )
     for worker in health["workers"]:
-        yield from _worker(worker, facts, replaced=worker["name"] in fresh)
+        yield from _worker(worker, settings.limits, facts, replaced=worker["name"] in running)
 
 
-def _missing(subject: str, worker: str, more: str = "") -> Problem:
-    return Problem(
-        "worker_missing",
-        FAILING,
-        subject,
-        f"no worker {worker} has ever reported{more}",
-        "start the hub, or this part of it",
-        f"sync-hub run --only {worker}",
-    )
-
-
-def _worker(worker: Document, facts: Facts, *, replaced: bool) -> Iterator[Problem]:
+def _worker(worker: Document, limits: Limits, facts: Facts, *, replaced: bool) -> Iterator[Problem]:
     name, subject, state = worker["name"], worker["subject"], worker["state"]
     error = worker["error"] or {}
     since = _seconds(worker["since"])
@@ -141,7 +140,7 @@ def _worker(worker: Document, facts: Facts, *, replaced: bool) -> Iterator[Probl
             "worker_lost",
             DEGRADED if replaced else FAILING,
             subject,
-            f"{name} on {worker['host']} (process {worker['pid']}) has been silent since {worker['seen_at']}",
+            f"{name} on {worker['host']} (process {worker['pid']}) has been silent since {_short(worker['seen_at'])}",
             "look whether the process and its machine are alive; start it again",
             f"sync-hub run --only {name}",
             since,
@@ -157,17 +156,18 @@ def _worker(worker: Document, facts: Facts, *, replaced: bool) -> Iterator[Probl
             error.get("command", ""), since,
         )  # fmt: skip
     elif state == "backing_off":
+        long = since is not None and facts.now - since >= limits.lag.fail
         yield Problem(
-            "worker_backing_off", DEGRADED, subject, _said(name, error, "it failed and starts again"),
-            error.get("hint", ""), error.get("command", ""), since,
+            "worker_backing_off", FAILING if long else DEGRADED, subject,
+            _said(name, error, "it failed and starts again"), error.get("hint", ""), error.get("command", ""), since,
         )  # fmt: skip
     turn_at = _seconds(worker["turn_at"])
-    if state == "running" and turn_at is not None and facts.now - turn_at > STUCK_SECONDS:
+    if state in ("starting", "running") and turn_at is not None and facts.now - turn_at > STUCK_SECONDS:
         yield Problem(
             "worker_stuck",
             DEGRADED if facts.now - turn_at < 5 * STUCK_SECONDS else FAILING,
             subject,
-            f"{name} (process {worker['pid']}) beats, but its loop has not turned since {worker['turn_at']}",
+            f"{name} (process {worker['pid']}) beats, but its loop has not turned since {_short(worker['turn_at'])}",
             "look into its log; stop the process and it is started again",
             since=turn_at,
         )
@@ -185,7 +185,7 @@ def _source(name: str, source: Document, settings: Settings, facts: Facts) -> It
         )  # fmt: skip
     elif beating and state == "stopped" and worker_told[f"capture:{name}"] == "running":
         yield Problem("source_stopped", FAILING, subject, f"capture of {name} does not run", since=since)
-    if state in ("streaming", "snapshotting") and source["lag_seconds"] is None:
+    if beating and state in ("streaming", "snapshotting") and source["lag_seconds"] is None:
         yield _no_heartbeat(subject, name, source, settings.limits, facts)
     if source["waiting"]:
         yield Problem(
@@ -205,7 +205,7 @@ def _no_heartbeat(subject: str, name: str, source: Document, limits: Limits, fac
         "source_no_heartbeat",
         FAILING if long_ago else DEGRADED,
         subject,
-        f"no heartbeat of {name} has come back since {source['heartbeat_at']}"
+        f"no heartbeat of {name} has come back since {_short(source['heartbeat_at'])}"
         if heard
         else f"no heartbeat of {name} has ever come back",
         "the log may be busy with one very large transaction, or the broker may not answer: look into the log of "
@@ -253,7 +253,7 @@ def _retained(subject: str, name: str, source: Document, limits: Limits) -> Iter
 def _pauses(facts: Facts) -> Iterator[Problem]:
     for pause in facts.pauses:
         kind, _, name = pause.subject.partition(":")
-        until = f" until {iso(pause.until)}" if pause.until else ""
+        until = f" until {_short(iso(pause.until))}" if pause.until else ""
         yield Problem(
             "paused",
             DEGRADED,
@@ -272,7 +272,9 @@ def _pipeline(name: str, pipeline: Document, limits: Limits, facts: Facts, *, ex
     own = Problem("", FAILING, subject, "", error.get("hint", ""), command, since, (name,))
     if not facts.reports(name):
         if not explained:
+            new = since is not None and facts.now - since < NEW_SECONDS
             own.code, own.message = "pipeline_missing", f"no worker reports the pipeline {name}"
+            own.severity = DEGRADED if new else FAILING
             own.hint = f"start the hub again; is the target {pipeline['target']} still configured?"
             yield own
     elif state == "failed" and (error or not explained):
@@ -294,18 +296,22 @@ def _behind(name: str, pipeline: Document, limits: Limits, facts: Facts, *, expl
     subject, loading = f"pipeline:{name}", pipeline["phase"] != "loaded" or pipeline["state"] == "snapshotting"
     if lag is None:
         if not explained and not loading:
+            since = _seconds(pipeline["since"])
+            long = since is not None and facts.now - since >= limits.lag.fail
             yield Problem(
-                "lag_unknown", DEGRADED, subject, f"nothing proves how far {name} is behind",
+                "lag_unknown", FAILING if long else DEGRADED, subject, f"nothing proves how far {name} is behind",
                 "a moment after a start this is normal; else look into the log of its worker", command,
                 affects=(name,),
             )  # fmt: skip
-    elif lag >= limits.lag.warn:
+    elif lag >= limits.lag.warn and not explained:
         yield Problem(
             "lag",
             FAILING if lag >= limits.lag.fail else DEGRADED,
             subject,
             f"{name} is {lag:.0f} s behind" + (f", {pipeline['lag_events']} events" if pipeline["lag_events"] else ""),
-            f"it waits for the {pipeline['waiting_for']}" if pipeline["waiting_for"] else "",
+            f"it waits for {'a' if pipeline['waiting_for'] == 'person' else 'the'} {pipeline['waiting_for']}"
+            if pipeline["waiting_for"]
+            else "",
             command,
             facts.now - lag + limits.lag.warn,
             (name,),
@@ -318,6 +324,11 @@ def _said(who: str, error: Document, otherwise: str) -> str:
 
 def _seconds(text: str | None) -> float | None:
     return None if text is None else datetime.fromisoformat(text).timestamp()
+
+
+def _short(text: str | None) -> str:
+    """A moment for people: `2026-11-23 09:30:02 UTC`."""
+    return "" if text is None else f"{text[:10]} {text[11:19]} UTC"
 
 
 def _size(size: float) -> str:

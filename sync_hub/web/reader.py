@@ -10,6 +10,7 @@ from typing import Any
 
 from sync_hub import __version__
 from sync_hub.errors import SyncHubError, Unavailable
+from sync_hub.runtime.worker import names as worker_names
 from sync_hub.settings import Settings
 from sync_hub.state import State
 from sync_hub.web import health, problems
@@ -35,6 +36,7 @@ class HealthReader:
         self._clock = clock
         self._lock = threading.Lock()
         self._ahead_seconds = 0.0
+        self._beaten: set[str] = set()
         self._first_seen: dict[tuple[str, str], float] = {}
         self._retained: dict[str, deque[tuple[float, int]]] = {}
         self._mappings = Mappings(settings)
@@ -49,12 +51,18 @@ class HealthReader:
             return self._cached[1]
 
     def ready(self) -> str:
-        """Empty when the state can be read and every worker has beaten once; else what is missing, as one line."""
+        """Empty when the state can be read and every worker has beaten since this process began; else what is missing.
+
+        Workers that are lost later do not take it back: that is for health to say.
+        """
         document = self.document()
         for problem in document["problems"]:
-            if problem["code"] in ("state_unavailable", "worker_missing"):
+            if problem["code"] == "state_unavailable":
                 return str(problem["message"])
-        return ""
+        fresh = {worker["name"] for worker in document["workers"] if worker["state"] not in ("lost", "stopped")}
+        self._beaten |= fresh
+        missing = [name for name in worker_names(self.settings) if name not in self._beaten]
+        return f"not yet heard of: {', '.join(missing)}" if missing else ""
 
     def fresh(self) -> None:
         """Forget what is cached: something was changed through this process."""

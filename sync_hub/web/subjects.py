@@ -1,12 +1,13 @@
-"""What can be paused, found by the name that a person types."""
+"""What can be paused, found by the name that a person types, and for how long."""
 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 from sync_hub.errors import ConfigError
-from sync_hub.settings import Settings
+from sync_hub.settings import Settings, duration_seconds
 
 KINDS = ("source", "target", "pipeline")
 
@@ -29,3 +30,16 @@ def subject(name: str, settings: Settings, pipelines: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, [*names, *known], n=1)
     hint = f"did you mean {close[0]}?" if close else f"known are: {', '.join(names[:20]) or 'none'}"
     raise ConfigError("unknown_name", f"there is no source, target or pipeline {name!r}", hint=hint)
+
+
+def pause_until(duration: str, now: float) -> float | None:
+    """When a pause of `2h` ends; None for an empty one. Raises `ConfigError`."""
+    if not duration:
+        return None
+    try:
+        seconds = duration_seconds(duration)
+    except ValueError as error:
+        raise ConfigError("bad_duration", str(error), hint="for example 30m or 2h") from error
+    if not 0 < seconds <= 10 * 365 * 86400 or not math.isfinite(seconds):
+        raise ConfigError("bad_duration", f"{duration!r} is too short or too long", hint="for example 30m or 2h")
+    return now + seconds
