@@ -194,7 +194,7 @@ def _settings(document: Node, file: Path, environment: Mapping[str, str]) -> Set
     try:
         settings = Settings(**values)
     except ValidationError as error:
-        raise _explained(error.errors()[0], (), document, Settings) from error
+        raise _explained(_telling(error), (), document, Settings) from error
     _check_names(settings, document)
     if settings.http.host not in LOOPBACK and not settings.http.token:
         raise ConfigError(
@@ -256,7 +256,13 @@ def _connector(kind: str, part: Any, path: tuple[str | int, ...], document: Node
     try:
         return Connector(type=kind_name, options=options_model.model_validate(part), workers=workers)
     except ValidationError as error:
-        raise _explained(error.errors()[0], path, document, options_model) from error
+        raise _explained(_telling(error), path, document, options_model) from error
+
+
+def _telling(error: ValidationError) -> ErrorDetails:
+    """The error that tells most: an unknown key explains why another one is missing."""
+    errors = error.errors()
+    return next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
 
 
 def _explained(error: ErrorDetails, path: tuple[str | int, ...], document: Node, model: type[BaseModel]) -> ConfigError:
