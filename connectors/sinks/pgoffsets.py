@@ -32,8 +32,8 @@ _KEY: Final = ("pipeline", "topic", "partition")
 _COMPARED: Final = ("topic_id", "next_offset", "mapping_hash", "parked_seq", "barrier")
 _SET: Final = ("topic_id", "next_offset", "last_version", "mapping_hash", "parked_seq", "barrier")
 
-# The rows are locked in primary key order, so that no two workers wait for each other. A row that another transaction
-# has just changed is looked at again after the wait: it no longer fits, is not counted, and the caller rolls back.
+# The rows are locked in primary key order, so that no two workers wait for each other. READ COMMITTED looks again at a
+# row that was changed while this waited: it no longer fits, is not counted, and the caller rolls back.
 _ADVANCE: Final = """with given as (
     select * from unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::bigint[], $6::text[], $7::bigint[],
         $8::text[], $9::text[], $10::bigint[], $11::text[], $12::text[], $13::bigint[], $14::text[])
@@ -43,8 +43,6 @@ _ADVANCE: Final = """with given as (
     select o.pipeline, o.topic, o.partition
     from {table} o join given g
         on (o.pipeline, o.topic, o.partition) = (g.pipeline, g.topic, g.partition)
-        and (o.topic_id, o.next_offset, o.mapping_hash, o.parked_seq, o.barrier)
-            = (g.topic_id, g.next_offset, g.mapping_hash, g.parked_seq, g.barrier)
     order by o.pipeline, o.topic, o.partition
     for update of o
 )

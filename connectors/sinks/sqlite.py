@@ -120,7 +120,7 @@ class SqliteSink:
         ]
         if table.key:
             lines.append(f"    primary key ({', '.join(map(quote, table.key))})")
-        ddl = f"create table if not exists {quote(table.name)} (\n" + ",\n".join(lines) + "\n)"
+        ddl = f"create table if not exists {quote(table.full_name)} (\n" + ",\n".join(lines) + "\n)"
         connection = self._connection()
         with write_transaction(connection, self._lock):
             connection.execute(ddl)

@@ -343,6 +343,26 @@ def test_what_check_asks_for_is_enough_to_write_and_nothing_less_is(
     target.close()
 
 
+def test_documented_grants_are_enough(
+    target_server: LocalPostgres, target_dsn: str, unique: Callable[[str], str]
+) -> None:
+    role, database = unique("writer"), target_dsn.rpartition("/")[2]
+    sql(target_dsn, f'revoke all on database "{database}" from public; revoke all on schema public from public')
+    sql(target_dsn, "create table customer_view (id int primary key, name text)")
+    page = Path(__file__).parents[2] / "docs" / "reference" / "targets.md"
+    grants = page.read_text().split("```sql\n")[1].split("```")[0]
+    sql(target_dsn, grants.replace("sync_hub_writer", role).replace("database crm", f'database "{database}"'))
+    target = sink(target_server.dsn(database, role))
+    assert target.check(["customer_view"]) == []
+    writer = Writer(target)
+    writer.write(upserts((1, "Ada"), table="customer_view"))
+    change = [RowChange("update", (1,), (1, "Ada L.")), RowChange("delete", (2,))]
+    writer.write(TableWrite("customers", "customer_view", ("id",), ("id", "name"), change))
+    assert writer.rows("customer_view", "id", "name") == [(1, "Ada L.")]
+    target.close()
+    sql(target_dsn, f"drop owned by {role} cascade; drop role {role}")
+
+
 def test_own_table_made_by_an_administrator_needs_no_create_privilege(
     target_server: LocalPostgres, target_dsn: str, role: str
 ) -> None:

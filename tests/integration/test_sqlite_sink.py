@@ -159,6 +159,14 @@ def test_cleared_part_of_a_shared_row_gets_defaults_where_null_is_refused(writer
     assert sql(file, "select a, b, c from t") == [("none", None, 5)]
 
 
+def test_table_name_with_a_point_is_one_name(writer: Writer) -> None:
+    writer.sink.create(Table("public", "t", CUSTOMERS.columns, ("id",)))
+    writer.write(upserts((1, "Ada"), table="public.t"))
+    found = writer.sink.describe("public.t")
+    assert found is not None
+    assert found.full_name == "public.t"
+
+
 def test_ddl_by_others_between_two_batches_is_seen(writer: Writer, file: Path) -> None:
     sql(file, "create table t (id integer primary key, value integer)")
     writer.write(write("t", ("id", "value"), (1, 1)))
