@@ -1,0 +1,201 @@
+"""The hub's own store: one transaction a method, safe from several processes, the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from sync_hub import state as state_module
+from sync_hub.errors import ConfigError, Unavailable
+from sync_hub.model import Column, Table
+from sync_hub.state import PROGRESS_KEPT, Pipeline, Progress, Snapshot, State
+
+PIPELINE = Pipeline("customer_to_crm", "erp", "public.customers", "crm", "{}", 1.0, "new")
+SNAPSHOT = Snapshot("erp", "public.customers", ("customer_to_crm",), None, 0, 100, 1.0)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A store that does not exist yet."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/below/state.db"
+    return str(request.getfixturevalue("target_dsn"))
+
+
+@pytest.fixture
+def state(url: str) -> Iterator[State]:
+    """A new store."""
+    store = State(url)
+    yield store
+    store.close()
+
+
+def test_positions_and_progress_are_stored_together(state: State) -> None:
+    assert state.position("erp") is None
+    state.save_position("erp", "0/1")
+    entries = [Progress("erp", f"0/{n}", float(n), n + 0.5, {"erp.public.t": [n, 2 * n]}) for n in (2, 3, 4)]
+    for entry in entries:
+        state.save_position("erp", entry.position, progress=entry, snapshots=[SNAPSHOT])
+    assert state.position("erp") == "0/4"
+    assert state.progress("erp") == entries[::-1], "newest first"
+    assert state.progress("erp", limit=1) == entries[-1:]
+    assert state.progress("other") == []
+    assert state.snapshots("erp") == [SNAPSHOT]
+
+
+def test_old_progress_is_thinned_to_one_a_minute(state: State) -> None:
+    total = PROGRESS_KEPT + 121
+    for n in range(total):
+        state.save_position("erp", str(n), progress=Progress("erp", str(n), float(n), float(n), {}))
+    state.thin_progress("erp")
+    kept = [entry.source_time for entry in state.progress("erp")]
+    assert kept[:PROGRESS_KEPT] == [float(n) for n in range(total - 1, 120, -1)]
+    assert [int(at // 60) for at in kept[PROGRESS_KEPT:]] == [2, 1, 0]
+
+
+def test_tables_of_a_source_are_replaced_whole(state: State) -> None:
+    customers = Table("public", "customers", (Column("id", "bigint", nullable=False),), ("id",), (("id",),), "16384", 7)
+    orders = Table("public", "orders", (Column("id", "bigint"),))
+    state.save_tables("erp", [customers, orders])
+    assert state.tables("erp") == {"public.customers": customers, "public.orders": orders}
+    state.save_tables("erp", [customers])
+    assert state.tables("erp") == {"public.customers": customers}
+    assert state.tables("other") == {}
+
+
+def test_a_pipeline_is_added_once_and_loaded_in_phases(state: State) -> None:
+    assert state.add_pipeline(PIPELINE)
+    assert not state.add_pipeline(Pipeline("customer_to_crm", "x", "y", "z", "{}", 2.0, "loaded"))
+    assert state.pipelines() == [PIPELINE]
+    state.advance_phase(["customer_to_crm"], "ready", only_from=["new"])
+    state.advance_phase(["customer_to_crm"], "new", only_from=["loading"])
+    assert state.pipelines()[0].phase == "ready"
+    state.start_snapshot(SNAPSHOT)
+    assert (state.pipelines()[0].phase, state.pipelines()[0].loaded_at) == ("loading", None)
+    before = time.time()
+    state.finish_snapshot(SNAPSHOT)
+    (loaded,) = state.pipelines()
+    assert loaded.phase == "loaded"
+    assert loaded.loaded_at is not None
+    assert before <= loaded.loaded_at <= time.time()
+    assert state.snapshots("erp") == []
+    state.remove_pipeline("customer_to_crm")
+    assert state.pipelines() == []
+
+
+def test_snapshots_keep_their_place(state: State) -> None:
+    first = Snapshot("erp", "public.b", ("p", "q"), (1, "x"), 50, 100, 1.0)
+    second = Snapshot("erp", "public.a", ("p",), None, 0, 9, 2.0)
+    for snapshot in (second, first):
+        state.start_snapshot(snapshot)
+    assert state.snapshots("erp") == [first, second], "oldest first"
+
+
+def test_a_worker_keeps_its_since_while_its_state_lasts(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    for now, worker_state in ((10.0, "starting"), (12.0, "running"), (14.0, "running")):
+        monkeypatch.setattr(state_module.time, "time", lambda now=now: now)
+        state.beat("capture:erp", worker_state, {"at": now})
+    (worker,) = state.workers()
+    assert (worker.state, worker.since, worker.beat_at, worker.detail) == ("running", 12.0, 14.0, {"at": 14.0})
+    assert worker.pid == os.getpid()
+    monkeypatch.setattr(state_module.os, "getpid", lambda: 1)
+    state.beat("capture:erp", "running", {})
+    assert state.workers()[0].since == 14.0, "a new process begins anew"
+
+
+def test_workers_of_one_name_on_two_machines_are_two(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    for host in ("a", "b"):
+        monkeypatch.setattr(state_module.socket, "gethostname", lambda host=host: host)
+        state.beat("deliver:crm", "running", {})
+    assert sorted(worker.host for worker in state.workers()) == ["a", "b"]
+    state.forget_workers(["deliver:crm"])
+    assert state.workers() == []
+
+
+def test_requests_wait_until_they_are_done(state: State) -> None:
+    first = state.ask("capture:erp", "retry", {"x": 1})
+    second = state.ask("capture:erp", "retry", {})
+    state.ask("deliver:crm", "retry", {})
+    assert [(one.id, one.arguments) for one in state.open_requests("capture:erp")] == [(first, {"x": 1}), (second, {})]
+    assert state.result(first) is None
+    state.finish_request(first, {"ok": True})
+    assert state.result(first) == {"ok": True}
+    assert [one.id for one in state.open_requests("capture:erp")] == [second]
+
+
+def test_pauses_end_by_themselves_or_by_resume(state: State) -> None:
+    state.pause("source:erp", reason="move", until=time.time() + 1000)
+    state.pause("target:crm", until=time.time() - 1)
+    state.pause("pipeline:x")
+    state.pause("pipeline:x", reason="again")
+    assert [(one.subject, one.reason) for one in state.pauses()] == [("pipeline:x", "again"), ("source:erp", "move")]
+    assert state.resume("source:erp")
+    assert not state.resume("source:erp")
+
+
+def _beat_often(url: str, name: str) -> None:
+    store = State(url)
+    for n in range(40):
+        store.beat(name, "running", {"n": n})
+    store.close()
+
+
+def test_several_processes_write_at_once(url: str) -> None:
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_beat_often, args=(url, f"deliver:t{n}")) for n in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4
+    store = State(url)
+    assert [worker.detail for worker in store.workers()] == [{"n": 39}] * 4
+    store.close()
+
+
+def test_the_write_ahead_log_of_sqlite_stays_small(tmp_path: Path) -> None:
+    store = State(f"sqlite:///{tmp_path}/state.db")
+    for n in range(2 * state_module.CHECKPOINT_EVERY_WRITES):
+        store.save_position("erp", "x" * 1000, progress=Progress("erp", str(n), 0.0, 0.0, {"t": list(range(100))}))
+    assert (tmp_path / "state.db-wal").stat().st_size < 2_000_000
+    store.close()
+
+
+def test_a_store_that_does_not_answer_is_unavailable_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for url in (f"sqlite:///{tmp_path}/file/state.db", "postgresql://u:canary@127.0.0.1:1/x"):
+        store = State(url)
+        with pytest.raises(Unavailable) as caught:
+            store.check()
+        assert caught.value.code == "state_unavailable"
+        assert "\n" not in str(caught.value)
+        assert "canary" not in str(caught.value)
+
+
+def test_a_damaged_store_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "state.db").write_bytes(b"this is no database at all" * 100)
+    with pytest.raises(Unavailable, match="state_unavailable"):
+        State(f"sqlite:///{tmp_path}/state.db").workers()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "nodb://x", "sqlite//x"])
+def test_an_address_that_is_none_is_a_configuration_error(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"bad_state_url.*sqlite:///"):
+        State(url)
+
+
+def test_a_failed_write_leaves_nothing(state: State) -> None:
+    entry = Progress("erp", "0/9", 1.0, 1.0, {"t": [1]})
+    state.save_position("erp", "0/1")
+    with sa.create_engine(state._engine.url).begin() as connection:
+        connection.execute(sa.text("drop table sync_hub_snapshots"))
+    with pytest.raises(Unavailable):
+        state.save_position("erp", "0/9", progress=entry, snapshots=[SNAPSHOT])
+    assert state.position("erp") == "0/1"
+    assert state.progress("erp") == []
