@@ -31,11 +31,13 @@ OID = 16384
 
 
 def relation(oid: int = OID, name: str = "people") -> bytes:
-    columns = b"".join(struct.pack("!B", key) + n.encode() + b"\0" + struct.pack("!Ii", 25, -1) for n, _, key in COLUMNS)
+    columns = b"".join(
+        struct.pack("!B", key) + n.encode() + b"\0" + struct.pack("!Ii", 25, -1) for n, _, key in COLUMNS
+    )
     return b"R" + struct.pack("!I", oid) + b"public\0" + name.encode() + b"\0d" + struct.pack("!H", 4) + columns
 
 
-def row(*values: str | None | type) -> bytes:
+def row(*values: str | type | None) -> bytes:
     """A tuple; `object` stands for an unchanged column."""
     parts = [struct.pack("!H", len(values))]
     for value in values:
