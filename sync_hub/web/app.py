@@ -19,7 +19,7 @@ from sync_hub.settings import Settings
 from sync_hub.state import State
 from sync_hub.web import api, console, metrics
 from sync_hub.web.reader import HealthReader, one_line
-from sync_hub.web.security import Gate, Guard, refusal
+from sync_hub.web.security import RESPONSE_HEADERS, Gate, Guard, refusal
 
 LOG = logging.getLogger(__name__)
 
@@ -67,4 +67,6 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 async def _unknown(request: Request, error: Exception) -> JSONResponse:
     LOG.error("%s %s failed", request.method, request.url.path, exc_info=error, extra={"action": "web"})
-    return refusal(500, "internal", "the hub could not answer", "its log has the reason")
+    answer = refusal(500, "internal", "the hub could not answer", "its log has the reason")
+    answer.headers.update(RESPONSE_HEADERS)  # this answer is made outside the guard
+    return answer
