@@ -1,0 +1,364 @@
+"""A compiled mapping: events of one source table to changes of one target table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from sync_hub.errors import Rejected
+from sync_hub.mapping.fields import Field, compile_fields, compile_text, copied
+from sync_hub.mapping.loader import Bundle
+from sync_hub.mapping.lookups import parse_lookup
+from sync_hub.mapping.scope import EVENT_FACTS, FACTS, Expression, Row, Scope
+from sync_hub.mapping.spec import MappingSpec, parse_spec
+from sync_hub.mapping.types import SqlType, parse_type
+from sync_hub.mapping.values import from_debezium
+from sync_hub.model import ABSENT, ChangeEvent, Column, RowChange, Table
+
+Values = tuple[Any, ...]
+
+_WRONG_VALUES = (ArithmeticError, ValueError, TypeError, AttributeError, RecursionError)
+"""What a value that is not of its column's type makes Python raise while it is converted."""
+
+
+class Mapped(Struct, frozen=True):
+    """What a batch became: changes in order, for each the index of its event, and the rejected by index of theirs."""
+
+    changes: list[RowChange]
+    sources: list[int]
+    rejected: list[tuple[int, Rejected]]
+
+
+def compile_mapping(bundle: Bundle, source_table: Table, *, secrets: Mapping[str, str]) -> CompiledMapping:
+    """Compile for a source table as its catalog has it. Raises `ConfigError` for whatever is wrong.
+
+    `secrets` are name → value, normally the environment. Expressions are compiled once, here.
+    """
+    return CompiledMapping(bundle, parse_spec(bundle), source_table, secrets)
+
+
+class CompiledMapping:
+    """`columns` are all that is written, in order, `key` the target's key among them.
+
+    Values are wire values (`design.md` §6). Pure: the same event always gives the same change.
+    """
+
+    def __init__(self, bundle: Bundle, spec: MappingSpec, table: Table, secrets: Mapping[str, str]) -> None:
+        self.spec = spec
+        self.source_table = table
+        scopes = _Scopes(bundle, table, secrets)
+        self.fields = _fields(spec, table, scopes.row)
+        self.columns = tuple(field.name for field in self.fields)
+        self.key = spec.key
+        self.key_fields = _key_fields(spec, self.fields, scopes)
+        self.mark_fields = compile_fields(spec, spec.on_delete_set, scopes.key, scopes.catalog)
+        self.mark_columns = tuple(field.name for field in self.mark_fields)
+        self.condition = _condition(spec, scopes)
+        self.hash = _hash(spec, bundle, self.fields, self._secrets_used(), secrets)
+        self._values = _together(self.fields)
+        self._key_values = _together(self.key_fields)
+        self._static = {"_source": spec.source, "_schema": table.schema, "_table": table.name}
+        self._needs_facts = any(field.expression.facts for field in self.fields) or bool(
+            self.condition and self.condition.facts
+        )
+        self._from_debezium = {
+            column.name: convert for column in table.columns if (convert := from_debezium(column.type)) is not None
+        }
+
+    def _secrets_used(self) -> set[str]:
+        expressions = [field.expression for field in (*self.fields, *self.mark_fields)]
+        expressions += [self.condition] if self.condition else []
+        return {name for expression in expressions for name in expression.secrets}
+
+    def target_columns(self) -> tuple[Column, ...]:
+        """The columns that `create: true` makes: types as inferred or declared, in PostgreSQL's spelling."""
+        marks = [field for field in self.mark_fields if field.name not in self.columns]
+        nullable = {field.name: field.nullable and field.name not in self.key for field in self.fields}
+        return tuple(
+            Column(field.name, field.type_name, nullable.get(field.name, True), field.type_name)
+            for field in (*self.fields, *marks)
+        )
+
+    def event_columns(self) -> frozenset[str]:
+        """Columns made of facts that only an event has: verification leaves them out."""
+        return frozenset(field.name for field in self.fields if field.from_event)
+
+    def on_truncate(self) -> Literal["delete", "mark", "keep"]:
+        """What a TRUNCATE of the source table does to this mapping's rows."""
+        return "mark" if self.spec.on_delete == "set" else self.spec.on_delete
+
+    def truncate_values(self, event: ChangeEvent) -> Values:
+        """What a truncation sets `mark_columns` to; ABSENT where a value is made of the row's key."""
+        return self._partial(self.mark_fields, self._with_facts({}, event))
+
+    def apply(self, events: Sequence[ChangeEvent]) -> Mapped:
+        """Map events in order. A truncation is a barrier and not for here."""
+        changes: list[RowChange] = []
+        sources: list[int] = []
+        rejected: list[tuple[int, Rejected]] = []
+        for index, event in enumerate(events):
+            try:
+                change = self._change(event)
+            except Rejected as error:
+                rejected.append((index, error))
+                continue
+            if change is not None:
+                changes.append(change)
+                sources.append(index)
+        return Mapped(changes, sources, rejected)
+
+    def map_row(self, row: Row) -> Values | None:
+        """A whole source row as target values, for comparing; None when `where` says no. Event columns are ABSENT.
+
+        Raises `Rejected` as `apply` would park it.
+        """
+        given = {**self._static, **row} if self._needs_facts else row
+        try:
+            if self.condition is not None and self.condition.run(given) is not True:
+                return None
+            if not any(field.from_event for field in self.fields):
+                return self._values(given)
+            return tuple(ABSENT if field.from_event else field.run(given) for field in self.fields)
+        except (Rejected, *_WRONG_VALUES) as error:
+            raise self._explained(error, self.fields, given) from error
+
+    def map_key(self, key: Row) -> Values:
+        """The target's key of a source key. Raises `Rejected` when the key lacks a column or cannot be computed."""
+        given = {**self._static, **key} if self._needs_facts else key
+        try:
+            return self._key_values(given)
+        except KeyError as error:
+            raise Rejected(
+                "key_incomplete",
+                f"mapping {self.spec.name}: the event's key has no column {error}",
+                hint="the topic is keyed by other columns than the source's key",
+            ) from error
+        except (Rejected, *_WRONG_VALUES) as error:
+            raise self._explained(error, self.key_fields, given) from error
+
+    def _change(self, event: ChangeEvent) -> RowChange | None:
+        if event.operation == "delete":
+            return self._removal(event)
+        row = event.after
+        if row is None:
+            raise self._no_row(event)
+        if not event.version:
+            row = self._normalised(row)
+        if self._needs_facts:
+            row = self._with_facts(row, event)
+        try:
+            if self.condition is not None and self.condition.run(row) is not True:
+                return self._removal(event)
+            return RowChange("upsert", self._event_key(event), self._values(row))
+        except KeyError:
+            return self._incomplete(event, row)
+        except (Rejected, *_WRONG_VALUES) as error:
+            raise self._explained(error, self.fields, row) from error
+
+    def _event_key(self, event: ChangeEvent) -> Values:
+        key = event.key if event.key is not None else event.after if event.after is not None else event.before
+        if key is None:
+            raise Rejected("key_incomplete", f"mapping {self.spec.name}: the event has no key")
+        if not event.version:
+            key = self._normalised(key)
+        return self.map_key(key)
+
+    def _no_row(self, event: ChangeEvent) -> Rejected:
+        if event.oversize_bytes:
+            return Rejected(
+                "row_too_large",
+                f"mapping {self.spec.name}: the row has {event.oversize_bytes} bytes, too many for the topic",
+                hint="raise the topic's max.message.bytes, or exclude a column, and load the row again",
+            )
+        return Rejected("row_missing", f"mapping {self.spec.name}: the event carries no row")
+
+    def _incomplete(self, event: ChangeEvent, row: Row) -> RowChange | None:
+        """An event without some column: what needs it is ABSENT; a `where` that needs it decides nothing."""
+        condition = self.condition
+        if condition is not None:
+            try:
+                included = condition.run(row)
+            except KeyError:
+                if condition.reads <= row.keys():
+                    raise
+                return None
+            if included is not True:
+                return self._removal(event)
+        return RowChange("update", self._event_key(event), self._partial(self.fields, row))
+
+    def _partial(self, fields: Sequence[Field], row: Row) -> Values:
+        return tuple(self._value_or_absent(field, row) for field in fields)
+
+    def _value_or_absent(self, field: Field, row: Row) -> Any:
+        try:
+            return field.run(row)
+        except KeyError:
+            if field.expression.reads <= row.keys():
+                raise  # not for want of a column: a defect, never silent
+            return ABSENT
+        except (Rejected, *_WRONG_VALUES) as error:
+            raise self._explained(error, [field], row) from error
+
+    def _removal(self, event: ChangeEvent) -> RowChange | None:
+        """A row that is gone from the source, or has left `where`, by `on_delete`. It reads nothing but the key."""
+        policy = self.spec.on_delete
+        if policy == "keep":
+            return None
+        key = self._event_key(event)
+        new_key = None
+        if event.new_key is not None:
+            new_key = self.map_key(event.new_key if event.version else self._normalised(event.new_key))
+        if policy == "delete":
+            return RowChange("delete", key, new_key=new_key)
+        row = self._with_facts(event.key or event.before or event.after or {}, event)
+        try:
+            values = tuple(field.run(row) for field in self.mark_fields)
+        except (Rejected, *_WRONG_VALUES) as error:
+            raise self._explained(error, self.mark_fields, row) from error
+        return RowChange("mark", key, values, new_key)
+
+    def _normalised(self, row: Row) -> Row:
+        """A row that Debezium wrote, with our spelling of values."""
+        out = dict(row)
+        for name, convert in self._from_debezium.items():
+            if out.get(name) is not None:
+                out[name] = convert(out[name])
+        return out
+
+    def _with_facts(self, row: Row, event: ChangeEvent) -> Row:
+        moment = datetime.fromtimestamp(event.committed_at // 1_000_000, UTC).replace(
+            microsecond=event.committed_at % 1_000_000, tzinfo=None
+        )
+        return {
+            "_source": event.source,
+            "_schema": event.schema,
+            "_table": event.table,
+            "_operation": event.operation,
+            "_committed_at": f"{moment.isoformat().rstrip('0') if moment.microsecond else moment.isoformat()}Z",
+            "_actor": event.actor or None,
+            "_correlation_id": event.correlation_id or None,
+            "_event_id": event.id or None,
+            **row,
+        }
+
+    def _explained(self, error: Exception, fields: Sequence[Field], row: Row) -> Rejected:
+        """The same rejection with mapping and field in its message: found by computing field by field again."""
+        name = "where"
+        for field in fields:
+            try:
+                field.run(row)
+            except (Rejected, KeyError, *_WRONG_VALUES):
+                name = field.name
+                break
+        where = f"mapping {self.spec.name}, {name}: "
+        if isinstance(error, Rejected):
+            message = error.message if error.message.startswith("mapping ") else where + error.message
+            return Rejected(error.code, message, sqlstate=error.sqlstate, hint=error.hint, command=error.command)
+        if isinstance(error, ArithmeticError):
+            return Rejected("value_out_of_range", f"{where}the number is out of range", sqlstate="22003")
+        return Rejected("invalid_text", f"{where}a value is not of its column's type", sqlstate="22P02")
+
+
+class _Scopes:
+    """What the expressions of one mapping may name: in fields, in the key, in `where`."""
+
+    def __init__(self, bundle: Bundle, table: Table, secrets: Mapping[str, str]) -> None:
+        self.catalog = {column.name: column for column in table.columns}
+        self.types: dict[str, SqlType] = {
+            column.name: parse_type(column.type) for column in table.columns if column.carried
+        }
+        refused = {
+            column.name: f"the log cannot carry the column {column.name} (it is computed when read)"
+            for column in table.columns
+            if not column.carried
+        }
+        lookups = {name: parse_lookup(name, text) for name, text in bundle.lookups.items()}
+        self.row = Scope(self.types, lookups, secrets, FACTS, refused)
+        keys = {name: type_ for name, type_ in self.types.items() if name in table.key}
+        not_key = {
+            name: f"the column {name} is not part of the source's key ({', '.join(table.key) or 'there is none'}), "
+            "and deletes carry only the key"
+            for name in self.types
+            if name not in table.key
+        }
+        self.key = Scope(keys, lookups, secrets, FACTS, refused | not_key)
+        steady = {name: type_ for name, type_ in FACTS.items() if name not in EVENT_FACTS}
+        self.key_only = Scope(keys, lookups, secrets, steady, refused | not_key)
+        self.condition = Scope(self.types, lookups, secrets, steady, refused)
+
+
+def _fields(spec: MappingSpec, table: Table, scope: Scope) -> list[Field]:
+    catalog = {column.name: column for column in table.columns}
+    fields = compile_fields(spec, spec.fields, scope, catalog)
+    names = {field.name for field in fields}
+    if spec.copy is None:
+        for index, name in enumerate(spec.copy_except):
+            if name not in catalog:
+                raise spec.error("unknown_column", f"{table.full_name} has no column {name}", "except", index)
+        wanted = [name for name in scope.columns if name not in names and name not in spec.copy_except]
+        return fields + copied(wanted, scope, catalog, {})
+    for index, name in enumerate(spec.copy):
+        if name in names:
+            raise spec.error("duplicate_column", f"{name!r} is a field already", "copy", index)
+        if name not in scope.columns:
+            compile_text(spec, '"' + name.replace('"', '""') + '"', ("copy", index), scope)
+    paths = {name: ("copy", index) for index, name in enumerate(spec.copy)}
+    return fields + copied(spec.copy, scope, catalog, paths)
+
+
+def _key_fields(spec: MappingSpec, fields: Sequence[Field], scopes: _Scopes) -> list[Field]:
+    """The key's fields, compiled so that they see nothing but the source's key."""
+    known = {field.name: field for field in fields}
+    specs = {field.name: field for field in spec.fields}
+    out = []
+    for index, name in enumerate(spec.key):
+        if name not in known:
+            hint = f"name it under fields or copy; there are: {', '.join(known)}"
+            raise spec.error("unknown_column", f"the key column {name!r} is not written", "key", index, hint=hint)
+        if name in specs:
+            out += compile_fields(spec, [specs[name]], scopes.key_only, scopes.catalog)
+        elif name in scopes.key_only.columns:
+            out.append(known[name])
+        else:
+            raise spec.error("bad_expression", scopes.key_only.refused[name], "key", index)
+    return out
+
+
+def _condition(spec: MappingSpec, scopes: _Scopes) -> Expression | None:
+    if spec.where is None:
+        return None
+    expression = compile_text(spec, spec.where, ("where",), scopes.condition)
+    if expression.type.kind != "bool":
+        raise spec.error(
+            "bad_expression", f"where is {expression.type}, not a condition", "where", hint="compare it: … = …"
+        )
+    return expression
+
+
+def _together(fields: Sequence[Field]) -> Callable[[Row], Values]:
+    """All fields of a row at once."""
+    if len(fields) > 1 and all(field.column for field in fields):
+        return operator.itemgetter(*(field.column for field in fields))
+    runs = [field.run for field in fields]
+    return lambda row: tuple([run(row) for run in runs])
+
+
+def _hash(
+    spec: MappingSpec, bundle: Bundle, fields: Sequence[Field], used: set[str], secrets: Mapping[str, str]
+) -> str:
+    """Changes with whatever changes rows: the mapping without its tests and descriptions, lookups, secrets, columns."""
+    document = {name: value for name, value in spec.node.value.items() if name not in {"tests", "description", "owner"}}
+    covered = {
+        "document": document,
+        "lookups": bundle.lookups,
+        "secrets": {name: hashlib.sha256(f"{name}\0{secrets[name]}".encode()).hexdigest() for name in sorted(used)},
+        "columns": [(field.name, field.type_name) for field in fields],
+    }
+    text = json.dumps(covered, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
