@@ -32,8 +32,8 @@ create table customer_view (
 """
 INSERT = """
 insert into customers
-select n, 'First' || n, 'Last' || n, 'first.last' || n || '@example.com', '+64 21 ' || n, n % 100000 + 0.25, 'NZ',
-       n % 7 > 0, 'Some notes about customer number ' || n, clock_timestamp(), clock_timestamp()
+select n, 'First' || n, 'Last' || n, 'first.last' || n || '@example.com', '+64 21 ' || n, n %% 100000 + 0.25, 'NZ',
+       n %% 7 > 0, 'Some notes about customer number ' || n, clock_timestamp(), clock_timestamp()
 from generate_series(%s::bigint, %s::bigint) n
 """
 MAPPING = """

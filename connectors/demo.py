@@ -117,7 +117,7 @@ class Workload(threading.Thread):
     def run(self) -> None:
         """Work until stopped."""
         actions = (self._insert, self._update, self._update, self._update, self._stock, self._raise_salary)
-        rare = (self._delete, self._change_key, self._leave)
+        rare = (self._remove, self._change_key, self._leave)
         with psycopg.connect(self._dsn) as connection:
             due = time.monotonic()
             while not self._stopping.is_set():
@@ -151,7 +151,7 @@ class Workload(threading.Thread):
         values = (self._random.randint(1, 3), self._random.choice(DEPARTMENTS))
         return connection.execute(f"{sql} and employee_no %% 10 = 0", values).rowcount
 
-    def _delete(self, connection: psycopg.Connection) -> int:
+    def _remove(self, connection: psycopg.Connection) -> int:
         sql = "delete from customers where id = %s"
         return connection.execute(sql, (self._random.randint(1, CUSTOMERS_AT_START),)).rowcount
 

@@ -200,7 +200,7 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
         process.wait()
         lines = log.read_text(errors="replace").strip().splitlines()
         raise Unavailable("demo_hub_failed", lines[-1] if lines else "the hub did not start", hint=f"see {log}")
-    return str(json.loads(line)["console"])
+    return str(json.loads(line)["address"])
 
 
 def _table(document: dict[str, Any], address: str) -> Any:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from sync_hub.envelope import decode
 from sync_hub.errors import ConfigError, Fatal, OffsetsMoved, Rejected, Unavailable
-from sync_hub.model import Offset, RowChange, SinkBatch, TableWrite, TopicPartition
+from sync_hub.model import ABSENT, ChangeEvent, Offset, RowChange, SinkBatch, TableWrite, TopicPartition
 from sync_hub.ports import Broker, Sink, Subscription
 from sync_hub.runtime.batch import Decoded, Failure, Work, coalesce, decoded, halves, select, truncated
 from sync_hub.runtime.control import Control, described
@@ -330,13 +330,17 @@ class Session:
             ]
             moved = [pair for pair in zip(rows, ends, strict=True) if pair[0] != pair[1]]
             if moved:
-                self._sink.write(SinkBatch(moved, [_truncation(one)]))
+                self._sink.write(SinkBatch(moved, [_truncation(one, self._barrier_event(moved[0][0]))]))
             rows = ends
         stood = {partition for partition, row in one.offsets.items() if row.barrier}
         one.load(rows, sorted(one.offsets))
         passed = {TopicPartition(one.topic, partition) for partition in stood if not one.offsets[partition].barrier}
         for place in passed & set(subscription.assignment()):
             subscription.seek(place, self._start(place))
+
+    def _barrier_event(self, row: Offset) -> ChangeEvent | None:
+        record = self._broker.fetch(TopicPartition(row.topic, row.partition), row.next_offset)
+        return decode(record) if record else None
 
 
 def _about(work: Work, error: Rejected) -> Rejected:
@@ -363,16 +367,22 @@ def _table_writes(one: Delivery, changes: Sequence[RowChange]) -> list[TableWrit
     ]
 
 
-def _truncation(one: Delivery) -> TableWrite:
-    mapping = one.mapping
+def _truncation(one: Delivery, event: ChangeEvent | None) -> TableWrite:
+    mapping, columns, values = one.mapping, [], []
     policy = mapping.on_truncate()
+    if policy == "mark" and event is not None:
+        for column, value in zip(mapping.mark_columns, mapping.truncate_values(event), strict=True):
+            if value is not ABSENT:
+                columns.append(column)
+                values.append(value)
     return TableWrite(
         one.name,
         mapping.spec.target_table,
         mapping.key,
         mapping.columns,
         [],
-        mark_columns=mapping.mark_columns,
+        mark_columns=tuple(columns),
         shared=one.shared,
         truncate=policy,
+        mark_values=tuple(values),
     )

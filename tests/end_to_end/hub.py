@@ -60,7 +60,7 @@ class Hub:
         assert self.process.stdout
         line = self.process.stdout.readline()
         assert line, f"the hub did not start: {self.log()[-2000:]}"
-        self.address = json.loads(line)["console"]
+        self.address = json.loads(line)["address"]
 
     def stop(self) -> int:
         """SIGTERM, and the exit code."""
