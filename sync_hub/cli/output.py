@@ -1,0 +1,79 @@
+"""What commands print: JSON, tables, colours. Nothing here decides anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import IO, Any
+
+COLOURS = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "magenta": "35", "cyan": "36", "dim": "2"}
+
+STATE_COLOURS = {
+    "ok": "green", "running": "green", "streaming": "green", "degraded": "yellow", "retrying": "yellow",
+    "paused": "yellow", "backing_off": "yellow", "warning": "yellow", "snapshotting": "cyan", "reloading": "cyan",
+    "catching_up": "cyan", "starting": "cyan", "info": "cyan", "failing": "red", "failed": "red", "stopped": "red",
+    "lost": "red", "error": "red",
+}  # fmt: skip
+
+
+def coloured(stream: IO[str]) -> bool:
+    """Whether this stream shows colours: a terminal, and nobody asked for none (NO_COLOR)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def paint(text: str, colour: str, *, stream: IO[str] | None = None) -> str:
+    """The text in a colour, where the stream shows any."""
+    stream = stream or sys.stdout
+    return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m" if colour in COLOURS and coloured(stream) else text
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks and control characters."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+
+
+def say(text: str = "") -> None:
+    """One line to standard output."""
+    sys.stdout.write(text + "\n")
+
+
+def note(text: str) -> None:
+    """One line to standard error: for people, not part of the answer."""
+    sys.stderr.write(text + "\n")
+
+
+def print_json(value: Any) -> None:
+    """One JSON document, indented."""
+    say(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def print_json_line(value: Any) -> None:
+    """One JSON document in one line, written out at once."""
+    say(json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str))
+    sys.stdout.flush()
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[int] = ()) -> None:
+    """A table; the columns whose numbers are in `right` are aligned there. States get their colours."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(text, style=_style(text)) for text in map(_cell, row)))
+    wide = None if sys.stdout.isatty() else 200
+    Console(file=sys.stdout, width=wide, highlight=False).print(table)
+
+
+def _cell(value: Any) -> str:
+    return "–" if value is None else one_line(str(value))
+
+
+def _style(text: str) -> str:
+    return STATE_COLOURS.get(text, "")
