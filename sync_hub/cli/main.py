@@ -102,3 +102,7 @@ def _failed(error: SyncHubError, in_json: bool, code: int | None = None) -> int:
         parts = {"code": error.code, "message": error.message, "hint": error.hint, "command": error.command}
         say(json.dumps({"error": parts}, ensure_ascii=False))
     return error.exit_code if code is None else code
+
+
+if __name__ == "__main__":
+    main()
