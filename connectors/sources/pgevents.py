@@ -14,6 +14,7 @@ import msgspec
 from connectors.sources.pgcomplete import Incomplete
 from connectors.sources.pgoutput import Begin, Delete, Insert, Truncate, Update
 from connectors.sources.pgrows import KeyMaker, key_identity
+from sync_hub.errors import Fatal
 from sync_hub.model import ChangeEvent, Operation, Transaction, version_prefix, version_suffix
 
 CONNECTOR: Final = "postgresql"
@@ -110,6 +111,12 @@ class EventAssembler:
         table = self.tables[message.relation]
         place = self._count(table)
         new, old = message.new, message.old
+        if message.unchanged and not new.keys() >= set(table.key):
+            raise Fatal(
+                "key_not_logged",
+                f"the log left out the unchanged key of a row of {table.full_name}",
+                hint="update the server to its newest minor release, or make the key's columns small",
+            )
         key = table.to_key(new)
         if old is not None:
             old_key = table.to_key(old)

@@ -68,6 +68,7 @@ class Log:
         self._finish = finish
         self._decoder = Decoder(tables.prepare)
         self.position = position
+        self.timeline_changed = False
         self._expected: Position | None = position if position.xid else None
         self._skipping = False
         self._moved = False

@@ -115,7 +115,7 @@ class Opening:
         position = msgspec.structs.replace(position, tables=captured.remembered())
         assembler = EventAssembler(self._name, log.info.dbname, position.epoch, chunks)
         assembler.tables = {oid: table.events for oid, table in captured.by_oid.items()}
-        return Log(
+        log_reader = Log(
             stream,
             captured,
             assembler,
@@ -125,6 +125,8 @@ class Opening:
             command=self._recover,
             finish=finish,
         )
+        log_reader.timeline_changed = stored is not None and stored.timeline != server.timeline
+        return log_reader
 
     def _idle_slot(self) -> Slot | None:
         """The slot, once nobody reads it any more; waits a few seconds for that."""

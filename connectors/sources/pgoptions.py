@@ -6,7 +6,7 @@ import fnmatch
 from typing import Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sync_hub.errors import ConfigError
 from sync_hub.model import Table
@@ -36,6 +36,15 @@ class PostgresOptions(BaseModel):
     snapshot: Literal["initial", "never"] = "initial"
     cloudevents: bool = False
     failover: bool = True
+
+    @field_validator("tables")
+    @classmethod
+    def _some(
+        cls, tables: tuple[str, ...] | dict[str, TableOptions | None]
+    ) -> tuple[str, ...] | dict[str, TableOptions | None]:
+        if not tables:
+            raise ValueError("name at least one table")
+        return tables
 
     def table_options(self) -> dict[str, TableOptions]:
         """Options by name or pattern, in the order given."""

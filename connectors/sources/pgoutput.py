@@ -214,7 +214,7 @@ class Decoder:
             raise ValueError("an update without a new tuple")
         new, unchanged, end = _row(data, position, layout.columns)
         _at_end(data, end)
-        if unchanged and whole and old is not None:
+        if unchanged and old is not None:  # a whole old row has all of them; an old key has large key columns
             new, unchanged = _filled(new, old, layout)
         return Update(oid, old, whole, new, unchanged)
 
@@ -273,7 +273,7 @@ def _old_row(data: bytes, position: int, kind: int, layout: _Layout) -> tuple[di
 
 
 def _filled(new: dict[str, Any], old: dict[str, Any], layout: _Layout) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The new row with what the log left out taken from the whole old row, in the order of the columns."""
+    """The new row with what the log left out taken from the old one, as far as that goes, in the columns' order."""
     names = [name for name, _ in layout.columns if name is not None]
     row = {name: new[name] if name in new else old[name] for name in names if name in new or name in old}
     return row, tuple(name for name in names if name not in row)

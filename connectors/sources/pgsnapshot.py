@@ -42,6 +42,11 @@ def parse_snapshot(text: str) -> Visible:
     return Visible(int(xmin), int(xmax), frozenset(int(xid) for xid in running.split(",") if xid))
 
 
+def _hash(key: Hashable) -> int:
+    """64 bits of a key. Of its text, because hashes of numbers collide: hash(-1) is hash(-2)."""
+    return hash(repr(key))
+
+
 class Chunk:
     """Rows that wait for their mark. `last_key` None: no rows follow."""
 
@@ -103,7 +108,7 @@ class Chunks:
             if hashes is None:
                 self.discarded.append((chunk.run, chunk.number))
                 return
-            for key in [key for key in chunk.rows if hash(key) in hashes]:
+            for key in [key for key in chunk.rows if _hash(key) in hashes]:
                 del chunk.rows[key]
         self._chunks[mark] = chunk
 
@@ -115,7 +120,7 @@ class Chunks:
             tables = self._recent[wide] = {}
         hashes = tables.setdefault(table, set())
         if hashes is not None:
-            hashes.add(hash(key))
+            hashes.add(_hash(key))
             if len(hashes) > RECENT_KEYS:
                 tables[table] = None
         for chunk in self._chunks.values():

@@ -206,12 +206,16 @@ class PostgresSource:
             connection.close()
 
     def status(self) -> dict[str, Any]:
-        """Figures for health: position, retained log, slot, and tables whose columns changed."""
+        """Figures for health: position, retained log, slot; and what asks for verification.
+
+        `relation_changed` says per table what changed without events, `timeline_changed` that a standby was promoted.
+        """
         figures = self._queries.retained(self._slot)
         if self._log is not None:
             figures["position"] = self._log.position.lsn
             figures["epoch"] = self._log.position.epoch
             figures["timeline"] = self._log.position.timeline
+            figures["timeline_changed"] = self._log.timeline_changed
             figures["relation_changed"] = dict(self._captured().changed)
         return figures
 
@@ -272,8 +276,10 @@ class PostgresSource:
             self._queries.wait_flushed()
 
     def _fetch(self, table: str, keys: Sequence[dict[str, Any]], columns: Sequence[str]) -> Fetched:
-        reader = self._reader(table)
         visible = self._queries.snapshot()
+        if self.describe(table) is None:
+            return Fetched({}, visible)  # dropped since; the next heartbeat says so
+        reader = self._reader(table)
         there = [name for name in columns if name in reader.names]
         found: dict[Hashable, dict[str, Any]] = {}
         with self._queries.use() as connection:

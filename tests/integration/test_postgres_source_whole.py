@@ -149,6 +149,27 @@ def test_keys_of_several_columns_are_read_too(source_dsn: str, db: Database, cap
     assert all(event.after and event.after["big"] == BIG for event in events)
 
 
+def test_large_key_kept_out_of_line_is_known_all_the_same(any_dsn: str, any_db: Database, capture: Capture) -> None:
+    any_db.execute("create table t (id text primary key, a text); alter table t alter id set storage external")
+    key = "k" * 2500
+    any_db.execute("insert into t values (%s, 'a')", (key,))
+    log = capture(any_dsn, "t")
+    any_db.execute("update t set a = 'b'")
+    (event,) = log.settle()
+    assert (event.operation, event.key, event.after) == ("update", {"id": key}, {"id": key, "a": "b"})
+    assert list(event.after or {}) == ["id", "a"]
+
+
+def test_table_dropped_while_its_events_wait(source_dsn: str, db: Database, capture: Capture) -> None:
+    db.execute(TABLE)
+    db.execute("insert into t values (1, 'a', %s, 'b')", (BIG,))
+    log = capture(source_dsn, "t")
+    db.execute("update t set a = 'c'")
+    db.execute("drop table t")
+    log.until(lambda: bool(log.events))
+    assert (log.events[0].after, log.events[0].unchanged) == ({"id": 1, "a": "c", "b": "b"}, ("big",))
+
+
 def test_many_rows_need_few_selects(source_dsn: str, db: Database, capture: Capture) -> None:
     db.execute(TABLE)
     db.execute("insert into t select i, 'a', %s, 'b' from generate_series(1, 3000) i", (BIG,))

@@ -118,6 +118,13 @@ def test_whole_old_row_of_a_delete() -> None:
     assert message == Delete(OID, {"id": 1, "name": "a", "big": None, "at": True}, True)
 
 
+def test_large_key_left_out_of_the_new_row_comes_from_the_old_key() -> None:
+    message = decoder().decode(change(b"U", b"K", row("1", None, None, None), b"N", row(object, "a", object, "t")))
+    assert isinstance(message, Update)
+    assert (message.new, message.unchanged) == ({"id": 1, "name": "a", "at": True}, ("big",))
+    assert next(iter(message.new)) == "id"
+
+
 def test_excluded_columns_are_in_no_row() -> None:
     made = decoder(frozenset({"name", "big"}))
     insert = made.decode(change(b"I", b"N", row("1", "secret", None, "t")))
