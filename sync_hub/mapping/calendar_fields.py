@@ -177,7 +177,7 @@ def truncate(unit: str, micros: int) -> int:
     """The beginning of the hour, day, week, month … that a timestamp lies in."""
     unit = field_name(unit)
     if unit not in _TIME_UNITS and unit not in _MONTH_UNITS and unit not in _YEAR_UNITS and unit not in {"day", "week"}:
-        raise rejected("22023", f"date_trunc does not know the unit {unit[:20]!r}")
+        raise rejected("22023", "date_trunc does not know this unit")
     if not is_finite(micros):
         return micros
     if unit in _TIME_UNITS:
@@ -199,7 +199,11 @@ def truncate(unit: str, micros: int) -> int:
 def truncate_in_zone(unit: str, micros: int, zone: str) -> int:
     """As `truncate`, by the clock of a time zone."""
     there = zone_named(zone)
-    return from_local(truncate(unit, to_local(micros, there)), there)
+    local = to_local(micros, there)
+    cut = truncate(unit, local)
+    if field_name(unit) in _TIME_UNITS and is_finite(micros):
+        return micros - (local - cut)  # within the hour the offset stays, also when it comes twice
+    return from_local(cut, there)
 
 
 def truncate_interval(unit: str, span: Interval) -> Interval:
@@ -210,8 +214,10 @@ def truncate_interval(unit: str, span: Interval) -> Interval:
         return checked_interval(_toward_zero(span.months, months[unit]) * months[unit], 0, 0)
     if unit == "day":
         return Interval(span.months, span.days, 0)
+    if unit == "week":
+        raise rejected("0A000", "months are no whole number of weeks: date_trunc cannot cut an interval to weeks")
     if unit not in _TIME_UNITS:
-        raise rejected("22023", f"date_trunc does not know the unit {unit[:20]!r} for intervals")
+        raise rejected("22023", "date_trunc does not know this unit")
     size = _TIME_UNITS[unit]
     return Interval(span.months, span.days, _toward_zero(span.micros, size) * size)
 

@@ -103,7 +103,7 @@ def _numeric_to_integer(_: SqlType, wanted: SqlType) -> Convert:
 
     def run(value: Decimal) -> int:
         if not value.is_finite():
-            raise rejected("22003", f"{name} out of range")
+            raise rejected("0A000", f"NaN and infinity are no {name}")
         return numerics.check_integer(int(numerics.round_to(value, 0)), name)
 
     return run

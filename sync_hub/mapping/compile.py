@@ -111,7 +111,7 @@ class Compiler:
         """What the operand's `::text` gives, without a lone `t` for true."""
         if operand.type.kind in {"unknown", "text", "other"}:
             return convert(operand, TEXT)
-        if operand.type.kind in {"secret", "json", "jsonb", "array", "bytea"}:
+        if operand.type.kind in {"secret", "array"}:
             raise SyntaxProblem(f"{operand.type} where text is expected", operand.place, "cast it: (…)::text")
         show = to_text(operand.type)
         return operand if show is None else apply(TEXT, show, [operand], operand.place)

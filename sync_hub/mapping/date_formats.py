@@ -36,8 +36,12 @@ class _Moment(NamedTuple):
     micros: int
 
 
+def _positive(year: int) -> int:
+    return year if year > 0 else 1 - year
+
+
 def _shown_year(moment: _Moment) -> int:
-    return moment.year if moment.year > 0 else 1 - moment.year
+    return _positive(moment.year)
 
 
 def _hour12(moment: _Moment) -> int:
@@ -49,7 +53,7 @@ _NUMBERS: Final[dict[str, tuple[int, Callable[[_Moment], int]]]] = {
     "YYY": (3, lambda moment: _shown_year(moment) % 1000),
     "YY": (2, lambda moment: _shown_year(moment) % 100),
     "Y": (1, lambda moment: _shown_year(moment) % 10),
-    "IYYY": (4, lambda moment: iso_week(moment.days)[0]),
+    "IYYY": (4, lambda moment: _positive(iso_week(moment.days)[0])),
     "MM": (2, lambda moment: moment.month),
     "DDD": (3, lambda moment: moment.days - days_of(moment.year, 1, 1) + 1),
     "DD": (2, lambda moment: moment.day),

@@ -41,6 +41,13 @@ def element(document: str, index: int) -> str | None:
     return bytes(values[index]).decode() if -len(values) <= index < len(values) else None
 
 
+def element_or_self(document: str, index: int) -> str | None:
+    """`jsonb -> 0`: as of json; but to jsonb a single value is also its own first and last element."""
+    if document.lstrip()[:1] not in {"[", "{"}:
+        return document if index in {0, -1} else None
+    return element(document, index)
+
+
 def descend(document: str, path: Sequence[str | None]) -> str | None:
     """`json #> '{a,0}'`: step by step; in an array a step is an index."""
     found: str | None = document

@@ -21,6 +21,7 @@ CODES: dict[str, tuple[str, str]] = {
     "2201B": ("regex_failed", "the regular expression took too long"),
     "22025": ("invalid_escape", "the pattern ends with its escape character"),
     "22P05": ("untranslatable_character", "the text holds the character U+0000"),
+    "0A000": ("not_supported", "the operation is not supported"),
     "54000": ("result_too_large", "the result is longer than a million characters"),
 }
 

@@ -23,7 +23,7 @@ _UNITS: Final[dict[str, tuple[str, int]]] = {
 _ISO = re.compile(r"^P(?=.)((?:-?\d+(?:\.\d+)?[YMWD])*)(?:T((?:-?\d+(?:\.\d*)?[HMS])+))?$")
 _ISO_PART = re.compile(r"(-?\d+(?:\.\d*)?)([A-Z])")
 _WORD = re.compile(
-    r"\s*(?:([+-])?(\d+):(\d{1,2})(?::(\d{1,2}(?:\.\d*)?))?|([+-]?(?:\d+\.?\d*|\.\d+))\s*([a-z]*))(?=[\s\d+-]|$)"
+    r"\s*(?:([+-])?(\d+):(\d{1,2})(?::(\d{1,2}(?:\.\d*)?))?|([+-]?(?:\d+\.?\d*|\.\d+))\s*(?:([a-z]+)(?=[\s\d+-]|$)|(?=\s|$)))"
 )
 _DATE_UNITS: Final = {"Y": "year", "M": "month", "W": "week", "D": "day"}
 _TIME_UNITS: Final = {"H": "hour", "M": "minute", "S": "second"}
@@ -40,6 +40,8 @@ def checked_interval(months: int, days: int, micros: int) -> Interval:
 def parse_interval(text: str) -> Interval:
     """ISO 8601 (`P1Y2M3DT4H`) or PostgreSQL's words (`1 year 2 mons 3 days 04:05:06`, `2 hours ago`)."""
     stripped = text.strip()
+    if stripped.lower().lstrip("+-") == "infinity":
+        raise rejected("22008", "an infinite interval cannot be computed with")
     match = _ISO.match(stripped.upper())
     if match:
         return _iso(match)
@@ -63,7 +65,7 @@ def _words(text: str) -> Interval:
         raise rejected("22007", "the text is not an interval")
     while position < len(text.rstrip()):
         match = _WORD.match(text, position)
-        if not match:
+        if not match or (match[5] and not match[6] and text[match.end() :].strip()):
             raise rejected("22007", "the text is not an interval")
         position = match.end()
         sign, hours, minutes, seconds, number, unit = match.groups()
@@ -103,8 +105,10 @@ def _rounded(value: Fraction) -> int:
 
 def scale_interval(span: Interval, factor: float, *, divide: bool = False) -> Interval:
     """Interval × number, or ÷, by PostgreSQL's own steps: what is left of months becomes days, of days time."""
-    if not math.isfinite(factor):
+    if math.isnan(factor):
         raise rejected("22008", "the interval is out of range")
+    if math.isinf(factor):
+        raise rejected("22008", "an infinite interval cannot be computed with")
     if divide and not factor:
         raise rejected("22012")
     exact = [part / factor if divide else part * factor for part in span]

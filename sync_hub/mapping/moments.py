@@ -146,7 +146,8 @@ def parse_time(text: str) -> int:
     """Microseconds since midnight; 24:00:00 is the end of the day."""
     match = _TIME.match(text)
     if not match:
-        if _MOMENT.match(text):
+        moment = _MOMENT.match(text)
+        if moment and moment["time"]:
             return _fields(text)[1]
         raise rejected("22007")
     hour, minute, second, fraction = match.groups()
@@ -225,8 +226,8 @@ def show_timestamp(micros: int, *, between: str = " ", zone: str = "") -> str:
         return "infinity" if micros > 0 else "-infinity"
     days, rest = divmod(micros, DAY)
     day, _, era = show_date(days).partition(" ")
-    if era:
-        return f"{day} {show_time(rest)}{'+00' if zone else ''} BC"
+    if era or len(day) > 10:  # what ISO 8601 cannot say stays as PostgreSQL prints it
+        return f"{day} {show_time(rest)}{'+00' if zone else ''}{' BC' if era else ''}"
     return f"{day}{between}{show_time(rest)}{zone}"
 
 
@@ -276,6 +277,8 @@ def from_local(micros: int, zone: ZoneInfo) -> int:
 
 
 def _datetime(micros: int) -> datetime:
-    """The moment, or where Python's calendar ends the nearest that has the same offset."""
-    low, high = -62_135_510_400 * SECOND, 253_402_214_400 * SECOND
-    return _EPOCH + timedelta(microseconds=max(low, min(micros, high - 1)))
+    """The moment, or where Python's calendar ends one that has the same offset: rules repeat after 400 years."""
+    low, high, cycle = -62_135_510_400 * SECOND, 253_402_214_400 * SECOND, 146_097 * DAY
+    if micros >= high:
+        micros -= ((micros - high) // cycle + 1) * cycle
+    return _EPOCH + timedelta(microseconds=max(low, micros))

@@ -34,6 +34,7 @@ from sync_hub.mapping.types import (
 if TYPE_CHECKING:
     from sync_hub.mapping.compile import Compiler
 
+_TEXTUAL: Final = frozenset({"text", "unknown", "other"})
 _CLOCK: Final = frozenset({"now", "clock_timestamp", "statement_timestamp", "transaction_timestamp", "timeofday"})
 _RANDOM: Final = frozenset({"random", "gen_random_uuid", "uuid_generate_v4", "uuidv4", "uuidv7", "nextval"})
 _SIGNS: Final[dict[type[exp.Expr], str]] = {
@@ -124,12 +125,17 @@ def _any(compiler: Compiler, node: exp.Expr, left: exp.Expr, call: exp.Anonymous
     first = convert(first, array.type.element)
     equal = operators.comparison_of("=", array.type.element)
 
-    def search(value: Any, items: list[Any]) -> bool | None:
+    needle, haystack = first.run, array.run
+
+    def search(row: Row) -> bool | None:
+        value, items = needle(row), haystack(row)
+        if items is None or (value is None and items):
+            return None
         if any(item is not None and equal(value, item) for item in items):
             return True
         return None if None in items else False
 
-    return apply(BOOLEAN, search, [first, array], place_of(node))
+    return Operand(BOOLEAN, search, place_of(node))
 
 
 def negation(compiler: Compiler, node: exp.Expr) -> Operand:
@@ -147,7 +153,8 @@ def logic(compiler: Compiler, node: exp.Expr) -> Operand:
 def joined(compiler: Compiler, node: exp.Expr) -> Operand:
     """`joined`."""
     parts = compiler.operands(chain(node))
-    if all(part.type.kind not in {"text", "unknown", "other"} for part in parts):
+    texts = {"text", "other"} if any(part.type.kind in {"json", "jsonb", "bytea"} for part in parts) else _TEXTUAL
+    if all(part.type.kind not in texts for part in parts):
         raise SyntaxProblem(
             f"there is no {parts[0].type} || {parts[1].type}", place_of(node), "cast one side: (…)::text"
         )
@@ -243,7 +250,7 @@ def json(compiler: Compiler, node: exp.Expr) -> Operand:
     if isinstance(node, exp.JSONBExtract | exp.JSONBExtractScalar):
         step, get = convert(step, parse_type("text[]")), documents.descend
     elif step.type.kind == "int":
-        get = documents.element  # type: ignore[assignment]  # each goes with its own type of step
+        get = documents.element_or_self if document.type.kind == "jsonb" else documents.element  # type: ignore[assignment]  # each goes with its own type of step
     else:
         step, get = convert(step, TEXT), documents.member  # type: ignore[assignment]
     run: Callable[..., Any] = (lambda text, path: documents.as_text(get(text, path))) if scalar else get

@@ -10,9 +10,12 @@ from typing import Final
 from sync_hub.errors import ConfigError
 from sync_hub.mapping import numerics
 
-NOTE: Final = "For numbers: 9 0 . , D G S MI PR FM, and other characters as they are; D and G are point and comma."
+NOTE: Final = (
+    "For numbers: 9 0 . , D G S MI PR FM, and other characters as they are; D and G are point and comma. "
+    "NaN and infinities show as #."
+)
 _TOKEN = re.compile(r'FM|MI|PR|"[^"]*"|.', re.IGNORECASE | re.DOTALL)
-_REFUSED: Final = frozenset("VELCTR$BPvelctrbp")
+_REFUSED: Final = frozenset("VELCTRBPvelctrbp")
 
 
 class _Form:
@@ -67,7 +70,7 @@ def _show(form: _Form, value: Decimal) -> str:
     else:
         whole, fraction, negative = "#" * (form.places + 1), "", value < 0 if not value.is_nan() else False
     whole = "" if whole == "0" else whole
-    overflow = len(whole) > form.places
+    overflow = max(len(whole), 1) > form.places
     fraction = (fraction + "0" * form.decimals)[: form.decimals]
     if not form.fill:
         fraction = fraction[: max(len(fraction.rstrip("0")), form.kept)]

@@ -44,7 +44,7 @@ def parse_decimal(text: str) -> Decimal:
     if not _NUMBER.match(text):
         special = _SPECIAL.get(text.strip().lower())
         if special is None:
-            raise rejected("22P02", "the text is not a number")
+            return Decimal(parse_integer(text))
         return Decimal(special)
     value = Decimal(text.strip().replace("_", ""))
     if value.adjusted() > DIGITS or len(text) > DIGITS or value.as_tuple().exponent < -DIGITS:  # type: ignore[operator]  # finite: the exponent is a number
@@ -196,6 +196,8 @@ def fit_decimal(value: Decimal, length: int, scale: int) -> Decimal:
 
 def parse_float(text: str) -> float:
     """A double; beyond its range `Rejected` (22003)."""
+    if text.lower().lstrip(" +-").startswith("0x"):
+        return _hexadecimal(text)
     if not _NUMBER.match(text) or "_" in text:
         special = _SPECIAL.get(text.strip().lower())
         if special is None:
@@ -207,12 +209,21 @@ def parse_float(text: str) -> float:
     return value
 
 
+def _hexadecimal(text: str) -> float:
+    try:
+        return float.fromhex(text.strip())
+    except ValueError as error:
+        raise rejected("22P02", "the text is not a number") from error
+    except OverflowError as error:
+        raise rejected("22003", "double precision out of range") from error
+
+
 def to_real(value: float) -> float:
     """The nearest single-precision float; overflow and underflow are `Rejected` (22003)."""
     if not math.isfinite(value):
         return value
     try:
-        result = float(struct.unpack("f", struct.pack("f", value))[0])
+        result = float(struct.unpack("<f", struct.pack("<f", value))[0])
     except OverflowError as error:
         raise rejected("22003", "real out of range") from error
     if value and not result:
@@ -224,7 +235,7 @@ def show_float(value: float, *, real: bool = False) -> str:
     """The shortest text that reads back as the same value, in PostgreSQL's spelling."""
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    sign, digits, exponent = Decimal(_short_real(value) if real else repr(value)).normalize(ROUNDING).as_tuple()
+    sign, digits, exponent = Decimal(_shortest(value, real=real)).normalize(ROUNDING).as_tuple()
     text = "".join(map(str, digits))
     point = len(text) + int(exponent) - 1
     if not value:
@@ -242,12 +253,28 @@ def show_float(value: float, *, real: bool = False) -> str:
     return f"-{shown}" if sign else shown
 
 
-def _short_real(value: float) -> str:
-    for digits in range(6, 10):
+def _shortest(value: float, *, real: bool) -> str:
+    """The shortest digits that only this value has: PostgreSQL leaves out a text halfway to a neighbour."""
+    if not real and abs(value) < 1 << 53:
+        return repr(value)  # a halfway point would need more digits than these
+    for digits in range(1 if real else 15, 10 if real else 18):
         text = f"{value:.{digits}g}"
-        if to_real(float(text)) == value:
+        same = to_real(float(text)) if real else float(text)
+        if same == value and not _is_halfway(Decimal(text), value, real=real):
             return text
     return repr(value)
+
+
+def _is_halfway(number: Decimal, value: float, *, real: bool) -> bool:
+    if number == Decimal(value):
+        return False
+    if real:
+        (bits,) = struct.unpack("<i", struct.pack("<f", value))
+        neighbours = [float(struct.unpack("<f", struct.pack("<i", bits + step))[0]) for step in (-1, 1)]
+    else:
+        neighbours = [math.nextafter(value, math.inf), math.nextafter(value, -math.inf)]
+    twice = EXACT.multiply(number, Decimal(2))
+    return any(twice == EXACT.add(Decimal(value), Decimal(other)) for other in neighbours if math.isfinite(other))
 
 
 def float_to_decimal(value: float, *, real: bool = False) -> Decimal:

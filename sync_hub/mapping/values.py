@@ -115,11 +115,14 @@ def _each(convert: Convert | None) -> Convert:
 
 
 def _float_to_wire(value: float) -> Any:
-    return value if math.isfinite(value) else numerics.show_float(value)
+    if not math.isfinite(value):
+        return numerics.show_float(value)
+    whole = abs(value) < 1e15 and value.is_integer() and math.copysign(1, value) == math.copysign(1, value or 1)
+    return int(value) if whole else value
 
 
 def _real_to_wire(value: float) -> Any:
-    return float(numerics.show_float(value, real=True)) if math.isfinite(value) else numerics.show_float(value)
+    return _float_to_wire(float(numerics.show_float(value, real=True)))
 
 
 def _timestamp_to_wire(micros: int) -> str:

@@ -109,6 +109,8 @@ def _from_epoch(seconds: float) -> int:
         raise rejected("22008", "NaN is no timestamp")
     if math.isinf(seconds):
         return moments.INFINITY if seconds > 0 else -moments.INFINITY
+    if abs(seconds) > 1e13:
+        raise rejected("22008")
     return moments.checked_timestamp(round(seconds * SECOND))
 
 

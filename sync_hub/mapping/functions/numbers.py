@@ -98,6 +98,7 @@ def abs_numeric(value: Decimal) -> Decimal:
     return value.copy_abs() if not value.is_nan() else value
 
 
+overload("abs(real) → real", abs)
 overload("abs(double precision) → double precision", abs)
 for _name in _INTEGERS:
     overload(f"abs({_name}) → {_name}", lambda value, name=_name: numerics.check_integer(abs(value), name))
@@ -175,20 +176,7 @@ def sign_numeric(value: Decimal) -> Decimal:
 
 
 def _sign_float(value: float) -> float:
-    return value if math.isnan(value) else float((value > 0) - (value < 0))
+    return float((value > 0) - (value < 0))  # of NaN 0, as in PostgreSQL
 
 
 overload("sign(double precision) → double precision", _sign_float)
-
-
-@define(
-    THEME,
-    ["sqrt(double precision) → double precision"],
-    "The square root.",
-    {"sqrt(2::double precision)": "1.4142135623730951", "sqrt(-1)": "error 2201F"},
-)
-def sqrt(value: float) -> float:
-    """The square root of a float."""
-    if value < 0:
-        raise rejected("2201F", "the square root of a negative number")
-    return math.sqrt(value)
