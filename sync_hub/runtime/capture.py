@@ -50,7 +50,8 @@ class Capture:
         control, backoff = self._control, Backoff()
         while not control.stopping.is_set():
             if self._paused():
-                self._phase, control.state = "paused", "running"
+                self._phase = "paused"
+                control.running()
                 control.wait(0.2)
                 continue
             try:

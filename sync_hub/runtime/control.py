@@ -26,6 +26,7 @@ class Control:
         self.state = "starting"
         self.error: SyncHubError | None = None
         self.turn_at = time.time()
+        self.changed = threading.Event()
 
     def turn(self) -> None:
         """The loop has come round."""
@@ -33,11 +34,21 @@ class Control:
 
     def running(self) -> None:
         """The loop works; an earlier error is over."""
-        self.state, self.error = "running", None
+        if self.state != "running" or self.error is not None:
+            self._become("running", None)
 
     def backing_off(self, error: SyncHubError) -> None:
         """The loop waits before it tries again."""
-        self.state, self.error = "backing_off", error
+        self._become("backing_off", error)
+
+    def failed(self, error: SyncHubError) -> None:
+        """The loop ended and needs a person."""
+        self._become("failed", error)
+
+    def _become(self, state: str, error: SyncHubError | None) -> None:
+        """Change state, and have it told at once."""
+        self.state, self.error = state, error
+        self.changed.set()
 
     def wait(self, seconds: float) -> None:
         """Sleep, but not past a stop; the loop counts as turning."""
@@ -47,7 +58,7 @@ class Control:
 
 
 class Beat(threading.Thread):
-    """Writes the worker's state and figures every `BEAT_SECONDS`, and brings back pauses and requests."""
+    """Writes state and figures every `BEAT_SECONDS` and whenever the state changes; brings back pauses and requests."""
 
     def __init__(self, control: Control, state: State, detail: Callable[[], dict[str, Any]], log: Any) -> None:
         super().__init__(name="beat", daemon=True)
@@ -59,7 +70,9 @@ class Beat(threading.Thread):
 
     def run(self) -> None:
         """Beat until `end`."""
-        while not self._ended.wait(BEAT_SECONDS):
+        while not self._ended.is_set():
+            self._control.changed.wait(BEAT_SECONDS)
+            self._control.changed.clear()
             self.once()
 
     def once(self) -> None:
@@ -76,6 +89,7 @@ class Beat(threading.Thread):
     def end(self) -> None:
         """Write a last beat and stop."""
         self._ended.set()
+        self._control.changed.set()
         if self.is_alive():
             self.join()
         self.once()

@@ -42,7 +42,7 @@ class Backoff(Struct):
         """How long to wait before the next attempt; each call counts one failed attempt."""
         ceiling = min(self.max_seconds, self.first_seconds * self.factor ** min(self.attempt, 30))
         self.attempt += 1
-        return ceiling / 2 + random.uniform(0, ceiling / 2)  # noqa: S311 - jitter, not a secret
+        return ceiling / 2 + random.uniform(0, ceiling / 2)
 
     def reset(self) -> None:
         """Something succeeded: the next wait is the first again."""

@@ -28,7 +28,9 @@ LOG = logging.getLogger(__name__)
 
 STOP_SECONDS = 9.0
 """A stopping worker that has not exited by then is killed: the whole stop stays under ten seconds."""
-WATCH_SECONDS = 0.2
+WATCH_SECONDS = 0.1
+RESTART_SECONDS = 5.0
+"""The longest wait before a worker that exits again and again is started again."""
 HOUSEKEEPING_SECONDS = 60
 
 
@@ -39,7 +41,7 @@ class Child:
         self.name = name
         self._config = config
         self._process: subprocess.Popen[bytes] | None = None
-        self._backoff = Backoff(first_seconds=0.5)
+        self._backoff = Backoff(first_seconds=0.2, max_seconds=RESTART_SECONDS)
         self._started_at = 0.0
         self._start_at = 0.0
         self.restarts: deque[float] = deque(maxlen=1000)

@@ -87,7 +87,7 @@ def _run_once(loop: Loop, control: Control, state: State) -> None:
     try:
         loop.run()
     except SyncHubError as error:
-        control.state, control.error = "failed", error
+        control.failed(error)
         LOG.error("stopped: %s", error, extra={"action": "stop_worker", "code": error.code})  # noqa: TRY400
         while not control.stopping.is_set():
             control.wait(0.5)
