@@ -1,0 +1,77 @@
+"""What the hub does about each error of PostgreSQL: one table, by SQLSTATE."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from connectors.postgresql import classify, literal, quote, quote_table
+from sync_hub.errors import Fatal, Rejected, SyncHubError, Unavailable
+
+
+@pytest.mark.parametrize(
+    ("state", "kind", "code"),
+    [
+        ("08006", Unavailable, "connection_failed"),
+        ("28P01", Unavailable, "access_denied"),
+        ("3D000", Unavailable, "database_missing"),
+        ("40001", Unavailable, "serialization_failure"),
+        ("40P01", Unavailable, "deadlock"),
+        ("53100", Unavailable, "server_disk_full"),
+        ("53300", Unavailable, "too_many_connections"),
+        ("55006", Unavailable, "object_in_use"),
+        ("57P01", Unavailable, "server_shut_down"),
+        ("57014", Unavailable, "statement_cancelled"),
+        ("25006", Unavailable, "server_read_only"),
+        ("22003", Rejected, "invalid_value"),
+        ("23502", Rejected, "not_null_violated"),
+        ("23505", Rejected, "unique_violated"),
+        ("P0001", Rejected, "raised_by_trigger"),
+        ("54000", Rejected, "limit_exceeded"),
+        ("42501", Fatal, "privilege_missing"),
+        ("42P01", Fatal, "table_missing"),
+        ("XX000", Fatal, "unexpected_server_error"),
+    ],
+)
+def test_sqlstate_decides(state: str, kind: type[SyncHubError], code: str) -> None:
+    error = classify(psycopg.errors.lookup(state)("first line\nsecond line"), "target crm")
+    assert (type(error), error.code) == (kind, code)
+    assert error.message == "target crm: first line second line"
+    assert error.hint
+
+
+def test_rejected_keeps_the_sqlstate() -> None:
+    error = classify(psycopg.errors.UniqueViolation("x"), "target crm")
+    assert isinstance(error, Rejected)
+    assert error.sqlstate == "23505"
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ('FATAL:  password authentication failed for user "u"', "access_denied"),
+        ('FATAL:  no pg_hba.conf entry for host "10.0.0.1"', "access_denied"),
+        ('FATAL:  database "d" does not exist', "database_missing"),
+        ('FATAL:  role "u" does not exist', "access_denied"),
+        ("FATAL:  sorry, too many clients already", "too_many_connections"),
+        ("FATAL:  the database system is starting up", "server_starting"),
+        ("connection refused", "connection_failed"),
+    ],
+)
+def test_failures_to_connect_have_no_sqlstate_and_are_told_by_their_text(message: str, code: str) -> None:
+    error = classify(psycopg.OperationalError(message), "target crm")
+    assert (type(error), error.code) == (Unavailable, code)
+
+
+def test_lost_connection_is_unavailable_and_a_text_the_driver_refuses_is_rejected() -> None:
+    assert isinstance(classify(psycopg.InterfaceError("the connection is closed"), "x"), Unavailable)
+    nul = psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+    assert isinstance(classify(nul, "x"), Rejected)
+
+
+def test_names_and_texts_are_quoted() -> None:
+    assert quote('we"ird') == '"we""ird"'
+    assert quote_table("", "t") == '"t"'
+    assert quote_table("s.x", "t") == '"s.x"."t"'
+    assert literal("it's") == "'it''s'"
+    assert literal("back\\slash") == "E'back\\\\slash'"
