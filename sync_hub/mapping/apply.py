@@ -27,6 +27,10 @@ _WRONG_VALUES = (ArithmeticError, ValueError, TypeError, AttributeError, Recursi
 """What a value that is not of its column's type makes Python raise while it is converted."""
 
 
+def _always(_: Row) -> bool:
+    return True
+
+
 class Mapped(Struct, frozen=True):
     """What a batch became: changes in order, for each the index of its event, and the rejected by index of theirs."""
 
@@ -63,6 +67,7 @@ class CompiledMapping:
         self.hash = _hash(spec, bundle, self.fields, self._secrets_used(), secrets)
         self._values = _together(self.fields)
         self._key_values = _together(self.key_fields)
+        self._has_event_fields = any(field.from_event for field in self.fields)
         self._static = {"_source": spec.source, "_schema": table.schema, "_table": table.name}
         self._needs_facts = any(field.expression.facts for field in self.fields) or bool(
             self.condition and self.condition.facts
@@ -102,7 +107,18 @@ class CompiledMapping:
         changes: list[RowChange] = []
         sources: list[int] = []
         rejected: list[tuple[int, Rejected]] = []
+        quick, key_of, values_of = not self._needs_facts, self._key_values, self._values
+        included = self.condition.run if self.condition is not None else _always
         for index, event in enumerate(events):
+            row = event.after
+            if quick and row is not None and event.version and event.operation != "delete":
+                try:
+                    if included(row) is True:
+                        changes.append(RowChange("upsert", key_of(event.key), values_of(row)))  # type: ignore[arg-type]  # without a key it is a TypeError
+                        sources.append(index)
+                        continue
+                except (Rejected, KeyError, *_WRONG_VALUES):
+                    pass  # below it is done again, with care
             try:
                 change = self._change(event)
             except Rejected as error:
@@ -122,7 +138,7 @@ class CompiledMapping:
         try:
             if self.condition is not None and self.condition.run(given) is not True:
                 return None
-            if not any(field.from_event for field in self.fields):
+            if not self._has_event_fields:
                 return self._values(given)
             return tuple(ABSENT if field.from_event else field.run(given) for field in self.fields)
         except (Rejected, *_WRONG_VALUES) as error:

@@ -158,7 +158,16 @@ def joined(compiler: Compiler, node: exp.Expr) -> Operand:
         raise SyntaxProblem(
             f"there is no {parts[0].type} || {parts[1].type}", place_of(node), "cast one side: (…)::text"
         )
-    return apply(TEXT, _join, [compiler.as_text(part) for part in parts], place_of(node))
+    texts = [compiler.as_text(part) for part in parts]
+    if all(text.constant for text in texts):
+        return apply(TEXT, _join, texts, place_of(node))
+    runs = [text.run for text in texts]
+
+    def run(row: Row) -> str | None:
+        values = [part(row) for part in runs]
+        return None if None in values else "".join(values)
+
+    return Operand(TEXT, run, place_of(node))
 
 
 def is_(compiler: Compiler, node: exp.Expr) -> Operand:

@@ -61,15 +61,18 @@ def _subtract_floats(left: float, right: float) -> float:
 
 
 def _multiply_decimals(left: Decimal, right: Decimal) -> Decimal:
-    return numerics.plain(numerics.EXACT.multiply(left, right))
+    result = numerics.EXACT.multiply(left, right)
+    return result or result.copy_abs()  # numeric has no minus zero
 
 
 def _add_decimals(left: Decimal, right: Decimal) -> Decimal:
-    return numerics.plain(numerics.EXACT.add(left, right))
+    result = numerics.EXACT.add(left, right)
+    return result or result.copy_abs()
 
 
 def _subtract_decimals(left: Decimal, right: Decimal) -> Decimal:
-    return numerics.plain(numerics.EXACT.subtract(left, right))
+    result = numerics.EXACT.subtract(left, right)
+    return result or result.copy_abs()
 
 
 _NUMBERS: Final[dict[str, dict[str, Binary]]] = {
@@ -230,15 +233,15 @@ def _same(left: Any, right: Any) -> bool:
 
 
 def _less(left: Any, right: Any) -> bool:
-    if left != left or right != right:  # noqa: PLR0124
-        return bool(left == left)  # noqa: PLR0124
-    return bool(left < right)
+    if left == left and right == right:  # noqa: PLR0124
+        return bool(left < right)
+    return bool(left == left)  # noqa: PLR0124
 
 
-def _at_most(left: Any, right: Any) -> bool:
-    if left != left or right != right:  # noqa: PLR0124
-        return bool(right != right)  # noqa: PLR0124
-    return bool(left <= right)
+def _greater(left: Any, right: Any) -> bool:
+    if left == left and right == right:  # noqa: PLR0124
+        return bool(left > right)
+    return bool(right == right)  # noqa: PLR0124
 
 
 _PLAIN: Final[dict[str, Binary]] = {
@@ -253,9 +256,9 @@ _WITH_NAN: Final[dict[str, Binary]] = {
     "=": _same,
     "<>": lambda left, right: not _same(left, right),
     "<": _less,
-    "<=": _at_most,
-    ">": lambda left, right: _less(right, left),
-    ">=": lambda left, right: _at_most(right, left),
+    "<=": lambda left, right: not _greater(left, right),
+    ">": _greater,
+    ">=": lambda left, right: not _less(left, right),
 }
 
 

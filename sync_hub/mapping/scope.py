@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -60,7 +61,7 @@ def reader(name: str, type_: SqlType) -> Run:
     """A function that takes a column out of a row as a value to compute with; `KeyError` when the row lacks it."""
     convert = from_wire(type_)
     if convert is None:
-        return lambda row: row[name]
+        return operator.itemgetter(name)
 
     def read(row: Row) -> Any:
         value = row[name]
