@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ import typer
 from sync_hub import __version__
 from sync_hub.cli import check, init, mapping, pause, resume, run, status, tail, topics
 from sync_hub.cli.options import Config
-from sync_hub.cli.output import one_line, paint, say
+from sync_hub.cli.output import nobody_reads, one_line, paint, say
 from sync_hub.errors import SyncHubError
 
 EXIT_FOUND, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -80,7 +79,7 @@ def _run(arguments: list[str], debug: bool) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        nobody_reads()
         return 0
     except Exception as error:
         if debug:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
 COLOURS = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "magenta": "35", "cyan": "36", "dim": "2"}
+
+WIDTH_WITHOUT_TERMINAL = 200
 
 STATE_COLOURS = {
     "ok": "green", "running": "green", "streaming": "green", "degraded": "yellow", "retrying": "yellow",
@@ -35,8 +39,27 @@ def one_line(text: str) -> str:
 
 
 def say(text: str = "") -> None:
-    """One line to standard output."""
-    sys.stdout.write(text + "\n")
+    """One line to standard output. When nobody reads it any more, that is a quiet end."""
+    try:
+        sys.stdout.write(text + "\n")
+    except BrokenPipeError as error:
+        nobody_reads()
+        raise SystemExit(0) from error
+
+
+def nobody_reads() -> None:
+    """Let what is still buffered go nowhere, so that the end of the process does not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say_now(text: str) -> None:
+    """One line, written out at once: for what goes on and on."""
+    say(text)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        nobody_reads()
+        raise SystemExit(0) from error
 
 
 def note(text: str) -> None:
@@ -51,8 +74,7 @@ def print_json(value: Any) -> None:
 
 def print_json_line(value: Any) -> None:
     """One JSON document in one line, written out at once."""
-    say(json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str))
-    sys.stdout.flush()
+    say_now(json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str))
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[int] = ()) -> None:
@@ -67,8 +89,10 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, right
         table.add_column(heading, justify="right" if index in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(text, style=_style(text)) for text in map(_cell, row)))
-    wide = None if sys.stdout.isatty() else 200
-    Console(file=sys.stdout, width=wide, highlight=False).print(table)
+    wide = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL
+    shown = io.StringIO()
+    Console(file=shown, width=wide, highlight=False, force_terminal=coloured(sys.stdout)).print(table)
+    say("\n".join(line.rstrip() for line in shown.getvalue().strip("\n").splitlines()))
 
 
 def _cell(value: Any) -> str:

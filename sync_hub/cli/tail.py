@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sync_hub.cli.options import Config, Json, load_settings
-from sync_hub.cli.output import paint, print_json_line, say
+from sync_hub.cli.output import paint, print_json_line, say_now
 from sync_hub.cli.topics import known_topic
 from sync_hub.errors import ConfigError, Rejected
 
@@ -164,7 +164,7 @@ def _described(record: Record) -> dict[str, Any]:
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
-        "time": datetime.fromtimestamp(record.timestamp_ms / 1000, UTC).isoformat(timespec="milliseconds"),
+        "time": datetime.fromtimestamp(record.timestamp_ms / 1000, UTC).isoformat(timespec="milliseconds")[:23] + "Z",
         "key": None if record.key is None else _json(record.key.decode(errors="replace")),
     }
     try:
@@ -199,7 +199,7 @@ def _show(record: dict[str, Any]) -> None:
     place = paint(f"{record['time'][:23]}  {record['partition']}/{record['offset']}", "dim")
     row = record.get("after") if operation != "delete" else record.get("before")
     parts = [place, paint(f"{operation:<8}", OP_COLOURS.get(operation, "magenta")), _compact(record["key"])]
-    say("  ".join([*parts, _compact(row if row is not None else record.get("error", ""))]))
+    say_now("  ".join([*parts, _compact(row if row is not None else record.get("error", ""))]))
 
 
 def _compact(value: Any) -> str:
