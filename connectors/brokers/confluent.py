@@ -64,6 +64,7 @@ def connection_settings(options: KafkaOptions) -> dict[str, Any]:
         "topic.metadata.refresh.interval.ms": common.METADATA_MILLISECONDS,
         "reconnect.backoff.max.ms": 2000,
         "socket.nagle.disable": True,
+        "log_level": 2,  # what matters is raised; the rest would repeat itself while a broker is down
     }
     given: dict[str, str | None] = {}
     if options.security_protocol.endswith("SSL"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
@@ -9,6 +10,7 @@ from base64 import b64decode
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any, Literal, NoReturn, TypeVar
 
 import kafka
@@ -23,9 +25,13 @@ from sync_hub.model import Outgoing, Record, TopicPartition
 
 UNACKNOWLEDGED_BYTES = 32 * 1024 * 1024
 _FOREVER_MILLISECONDS = 2**31 - 1
+_JOIN_MILLISECONDS = 3000
 _FETCH_ALL_BYTES = 16 * 1024 * 1024
 
 T = TypeVar("T")
+
+if logging.getLogger("kafka").level == logging.NOTSET:
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters is raised; the rest would only repeat it
 
 _PERMANENT = (
     errors.InvalidReplicationFactorError,
@@ -317,11 +323,11 @@ class _Rebalance(kafka.ConsumerRebalanceListener):  # type: ignore[misc]
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
-        self.assigned: list[TopicPartition] | None = None
+        self.assigned: SimpleQueue[list[TopicPartition]] = SimpleQueue()
 
     def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
         """All partitions are given back; a new assignment follows."""
-        self.assigned = []
+        self.assigned.put([])
 
     def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
         """A place for each is needed now, or the library asks the group for one."""
@@ -329,7 +335,7 @@ class _Rebalance(kafka.ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer.pause(*places)
         for place in places:
             self._consumer.seek(place, 0)
-        self.assigned = [TopicPartition(*place) for place in places]
+        self.assigned.put([TopicPartition(*place) for place in places])
 
 
 class KafkaPythonConsumer:
@@ -346,17 +352,27 @@ class KafkaPythonConsumer:
 
     def poll(self, timeout_seconds: float, max_records: int) -> tuple[list[Record], list[TopicPartition] | None]:
         """See `Consumer.poll`."""
-        found = _asking(
-            "reading", lambda: self._consumer.poll(timeout_ms=int(timeout_seconds * 1000), max_records=max_records)
-        )
-        if self._rebalance is not None and self._rebalance.assigned is not None:
-            assigned, self._rebalance.assigned = self._rebalance.assigned, None
+        found = _asking("reading", lambda: self._poll(timeout_seconds, max_records))
+        assigned = None
+        while self._rebalance is not None and not self._rebalance.assigned.empty():
+            assigned = self._rebalance.assigned.get()
+        if assigned is not None:
             return [], assigned
         return [
             Record(r.topic, r.partition, r.offset, r.key, r.value, _headers(r.headers), r.timestamp)
             for records in found.values()
             for r in records
         ], None
+
+    def _poll(self, timeout_seconds: float, max_records: int) -> dict[Any, list[Any]]:
+        found: dict[Any, list[Any]] = self._consumer.poll(int(timeout_seconds * 1000), max_records)
+        coordinator = self._consumer._coordinator
+        if coordinator._join_task is not None:
+            # The poll ended while the group was being joined. kafka-python 3.0 forgets the result of a join that ends
+            # between two polls, and then reads nothing for ever: so wait here, or join again when it has just ended.
+            coordinator.request_rejoin()
+            coordinator.ensure_active_group(timeout_ms=_JOIN_MILLISECONDS)
+        return found
 
     def start(self, places: Mapping[TopicPartition, int]) -> None:
         """See `Consumer.start`."""
