@@ -19,7 +19,8 @@ LOST_AFTER_SECONDS = 3 * BEAT_SECONDS
 FORGET_REPLACED_SECONDS = 3600.0
 """For how long a lost worker is shown when another machine runs one of the same name."""
 
-PROGRESS_READ = 500
+PROGRESS_READ = (60, 600)
+"""How many records of progress are read first, and then for sources with a pipeline further behind; at last all."""
 
 
 class Facts(Struct, frozen=True):
@@ -57,13 +58,12 @@ class Facts(Struct, frozen=True):
         """The topic that a pipeline reads."""
         return topic_name(pipeline.source, pipeline.table)
 
-    def far_behind(self) -> set[str]:
-        """Sources with a pipeline that reports, and that not even the oldest progress read so far proves."""
+    def far_behind(self, read: int) -> set[str]:
+        """Sources with a pipeline that reports, and that not even the oldest of the `read` newest records proves."""
         found = set()
         for pipeline in self.pipelines:
             entries, applied = self.progress.get(pipeline.source, []), self.applied(pipeline.name)
-            full = len(entries) == PROGRESS_READ
-            if full and applied and not lag.passed(entries[-1], self.topic(pipeline), applied):
+            if len(entries) >= read and applied and not lag.passed(entries[-1], self.topic(pipeline), applied):
                 found.add(pipeline.source)
         return found
 
@@ -85,12 +85,13 @@ class Facts(Struct, frozen=True):
 def read(settings: Settings, state: State, now: float) -> Facts:
     """Read everything. Raises `Unavailable` when the state does not answer."""
     workers, pipelines, pauses = tuple(state.workers()), tuple(state.pipelines()), tuple(state.pauses())
-    progress = {name: state.progress(name, limit=PROGRESS_READ) for name in settings.sources}
+    progress = {name: state.progress(name, limit=PROGRESS_READ[0]) for name in settings.sources}
     stamps = [worker.beat_at for worker in workers]
     stamps += [entries[0].stored_at for entries in progress.values() if entries]
     facts = Facts(max([now, *stamps]), workers, pipelines, pauses, progress)
-    for name in facts.far_behind():
-        progress[name] = state.progress(name)
+    for read_so_far, limit in zip(PROGRESS_READ, (*PROGRESS_READ[1:], None), strict=True):
+        for name in facts.far_behind(read_so_far):
+            progress[name] = state.progress(name, limit=limit)
     return facts
 
 
