@@ -158,10 +158,10 @@ def joined(compiler: Compiler, node: exp.Expr) -> Operand:
         raise SyntaxProblem(
             f"there is no {parts[0].type} || {parts[1].type}", place_of(node), "cast one side: (…)::text"
         )
-    texts = [compiler.as_text(part) for part in parts]
-    if all(text.constant for text in texts):
-        return apply(TEXT, _join, texts, place_of(node))
-    runs = [text.run for text in texts]
+    shown = [compiler.as_text(part) for part in parts]
+    if all(part.constant for part in shown):
+        return apply(TEXT, _join, shown, place_of(node))
+    runs = [part.run for part in shown]
 
     def run(row: Row) -> str | None:
         values = [part(row) for part in runs]

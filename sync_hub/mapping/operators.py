@@ -153,7 +153,7 @@ def arithmetic(sign: str, left: Operand, right: Operand, place: int) -> Operand:
     left, right = _typed(sign, left, right)
     if left.type.kind in _NUMERIC_KINDS and right.type.kind in _NUMERIC_KINDS:
         return _numbers(sign, left, right, place)
-    if sign == "+" and (sign, left.type.kind, right.type.kind) not in _MOMENTS:
+    if sign == "+" and (sign, right.type.kind, left.type.kind) in _MOMENTS:
         left, right = right, left
     if sign in "*/" and "interval" in {left.type.kind, right.type.kind}:
         return _scaled(sign, left, right, place)

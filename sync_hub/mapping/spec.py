@@ -249,7 +249,7 @@ class _Reader:
             self._fail(
                 "empty_expression", "the expression is empty", path, hint="null is NULL, {value: ''} the empty text"
             )
-        if self._node.quoted(*path) and _WORD.match(text):
+        if path[-1] != "expr" and self._node.quoted(*path) and _WORD.match(text):
             self._ambiguous(text, path)
         return FieldSpec(name, path, expression=text, type=type_)
 
