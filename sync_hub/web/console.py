@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from sync_hub.web.problems import size
 from sync_hub.web.reader import HealthReader
 from sync_hub.web.security import COOKIE, LOGIN, Gate, cookie_settings
 
@@ -24,7 +25,6 @@ _BOOT = secrets.token_hex(4)
 """Changes with the process: a page that outlives it loads itself again."""
 
 _SEVERITIES = {"failing": 0, "degraded": 1}
-_UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
 def routes(reader: HealthReader, gate: Gate) -> APIRouter:
@@ -119,11 +119,3 @@ def count(number: float | None) -> str:
 def rate(number: float) -> str:
     """A rate a second: one decimal where it is small."""
     return f"{number:.1f}" if 0 < number < 10 else count(number)
-
-
-def size(number: float) -> str:
-    """Bytes in the unit that a person would choose."""
-    unit = 0
-    while number >= 1024 and unit < len(_UNITS) - 1:
-        number, unit = number / 1024, unit + 1
-    return f"{number:.0f} {_UNITS[unit]}" if unit == 0 or number >= 100 else f"{number:.1f} {_UNITS[unit]}"

@@ -13,7 +13,7 @@ from sync_hub.errors import SyncHubError, Unavailable
 from sync_hub.runtime.worker import names as worker_names
 from sync_hub.settings import Settings
 from sync_hub.state import State
-from sync_hub.web import health, problems
+from sync_hub.web import diagnosis, health, problems
 from sync_hub.web.facts import Facts, iso, read
 from sync_hub.web.mappings import Mappings
 from sync_hub.web.problems import Problem
@@ -78,7 +78,7 @@ class HealthReader:
         self._ahead_seconds += facts.now - now
         mappings, broken = self._mappings.read(facts.pipelines)
         document = health.document(self.settings, facts, mappings)
-        found = [*problems.find(self.settings, facts, document), *broken]
+        found = [*diagnosis.find(self.settings, facts, document), *broken]
         found += self._running_full(document, facts)
         return self._completed(document, found, facts.now)
 
