@@ -25,7 +25,7 @@ from sync_hub.model import Outgoing, Record, TopicPartition
 
 UNACKNOWLEDGED_BYTES = 32 * 1024 * 1024
 _FOREVER_MILLISECONDS = 2**31 - 1
-_JOIN_MILLISECONDS = 3000
+_JOIN_MILLISECONDS = 1000
 _FETCH_ALL_BYTES = 16 * 1024 * 1024
 
 T = TypeVar("T")
@@ -344,6 +344,7 @@ class KafkaPythonConsumer:
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
         self._rebalance: _Rebalance | None = None
+        self._was_silent = False
 
     def subscribe(self, topics: Sequence[str]) -> None:
         """Join the group for these topics."""
@@ -372,6 +373,11 @@ class KafkaPythonConsumer:
             # between two polls, and then reads nothing for ever: so wait here, or join again when it has just ended.
             coordinator.request_rejoin()
             coordinator.ensure_active_group(timeout_ms=_JOIN_MILLISECONDS)
+        # A member whose place was taken is not told: only its heartbeats end. (For an instant so after a join, too.)
+        silent = coordinator.stable() and not coordinator._heartbeat_enabled
+        if silent and self._was_silent:
+            raise common.member_replaced("its heartbeats are refused")
+        self._was_silent = silent
         return found
 
     def start(self, places: Mapping[TopicPartition, int]) -> None:

@@ -23,6 +23,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import pytest
 
@@ -30,15 +31,16 @@ from sync_hub.errors import Fatal, SyncHubError
 from sync_hub.model import Outgoing, Record, TopicPartition
 from sync_hub.ports import Broker, Subscription
 
+B = TypeVar("B", bound=Broker)
 Connect = Callable[[], Broker]
 DEADLINE_SECONDS = 30.0
 
 
-def connections(make: Connect) -> Iterator[Connect]:
+def connections(make: Callable[[], B]) -> Iterator[Callable[[], B]]:
     """A factory for a fixture to yield: each call gives a new broker object, and all are closed at the end."""
-    made: list[Broker] = []
+    made: list[B] = []
 
-    def connect() -> Broker:
+    def connect() -> B:
         made.append(make())
         return made[-1]
 
