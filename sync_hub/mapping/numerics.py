@@ -43,9 +43,11 @@ def parse_decimal(text: str) -> Decimal:
     """A decimal; its digits after the point are kept, as PostgreSQL's numeric does."""
     if not _NUMBER.match(text):
         special = _SPECIAL.get(text.strip().lower())
-        if special is None:
-            return Decimal(parse_integer(text))
-        return Decimal(special)
+        if special is not None:
+            return Decimal(special)
+        if not _INTEGER.match(text):
+            raise rejected("22P02", "the text is not a number")
+        return Decimal(parse_integer(text))
     value = Decimal(text.strip().replace("_", ""))
     if value.adjusted() > DIGITS or len(text) > DIGITS or value.as_tuple().exponent < -DIGITS:  # type: ignore[operator]  # finite: the exponent is a number
         raise rejected("22003", f"a number of more than {DIGITS} digits")

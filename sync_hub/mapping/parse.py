@@ -63,9 +63,11 @@ def parse(text: str) -> exp.Expr:
         raise _problem(error, tokens) from error
     except RecursionError as error:
         raise SyntaxProblem("nested too deeply") from error
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise SyntaxProblem("not a valid expression") from error  # the parser's own stumbling
+    if len(trees) != 1 or trees[0] is None:
+        raise SyntaxProblem("not a valid expression")
     tree = trees[0]
-    if len(trees) != 1 or tree is None:
-        raise SyntaxProblem("one expression is expected")
     _check_nothing_lost(tokens, tree)
     _check_depth(tree)
     return tree

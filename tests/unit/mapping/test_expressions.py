@@ -255,8 +255,9 @@ FRAGMENTS = [
     *names(), "name", "price", "stock", "active", "made_on", "data", "code", "updated_at", "(", ")", "(", ")", ",", ",",
     "'a'", "1", "1.5", "null", "true", "+", "-", "*", "/", "%", "||", "->", "->>", "#>>", "=", "<", "and", "or", "not",
     "in", "between", "like", "is", "case", "when", "then", "else", "end", "::", "integer", "text", "cast", "as",
-    "extract", "year", "from", "interval", "'1 day'", "at time zone", "'UTC'", "[", "]", "'", '"', "--", "/*", ";", "$$",
-    "@", "{", "}", "trim", "both", "substring", "for", "position", "any", "select", "distinct", "\n", "é", "😀", "\\",
+    "extract", "year", "from", "interval", "'1 day'", "at time zone", "'UTC'", "[", "]", "'", '"', "--", "/*", ";",
+    "$$", "@", "{", "}", "trim", "both", "substring", "for", "position", "any", "select", "distinct", "\n", "é", "😀",
+    "\\",
     "..", "E'",
 ]  # fmt: skip
 
