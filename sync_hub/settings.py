@@ -210,7 +210,7 @@ def _settings(document: Node, file: Path, environment: Mapping[str, str]) -> Set
 
 
 def project_root(file: Path) -> Path:
-    """What relative paths are relative to: the parent of `config/` if the file lies in one, else the working directory."""
+    """What relative paths are relative to: the parent of `config/` if the file is in one, else the working directory."""
     folder = file.resolve().parent
     return folder.parent if folder.name == "config" else Path.cwd()
 
@@ -230,7 +230,7 @@ def _check_names(settings: Settings, document: Node) -> None:
                     "bad_name",
                     f"{name!r} is no name",
                     where=document.where_key(kind, name),
-                    hint="use small letters, digits and _, a letter first, at most 40: topics, slots and metrics carry it",
+                    hint="use small letters, digits and _, a letter first, at most 40: topics and slots carry it",
                 )
 
 
@@ -251,10 +251,12 @@ def _connector(kind: str, part: Any, path: tuple[str | int, ...], document: Node
         options_model: type[BaseModel] = registry.load(kind, kind_name).Options
     except ConfigError as error:
         raise ConfigError(error.code, error.message, where=where, field=field, hint=error.hint) from error
-    if isinstance(part.get("path"), str):
-        part["path"] = str(root / part["path"])
     try:
-        return Connector(type=kind_name, options=options_model.model_validate(part), workers=workers)
+        options = options_model.model_validate(part)
+        given = getattr(options, "path", None)
+        if isinstance(given, Path):
+            options = options.model_copy(update={"path": root / given})
+        return Connector(type=kind_name, options=options, workers=workers)
     except ValidationError as error:
         raise _explained(_telling(error), path, document, options_model) from error
 

@@ -293,17 +293,18 @@ class State:
         ]
 
     def thin_progress(self, source: str) -> None:
-        """Keep the newest `PROGRESS_KEPT` records and, of older ones, one a minute."""
+        """Keep the newest `PROGRESS_KEPT` records; of older ones one a minute, and after a day one an hour."""
         query = sa.select(_progress.c.id, _progress.c.source_time).where(_progress.c.source == source)
         with self._transaction(write=True) as connection:
             rows = connection.execute(query.order_by(_progress.c.id.desc()).offset(PROGRESS_KEPT)).all()
-            minutes: set[int] = set()
+            spans: set[tuple[int, int]] = set()
             surplus = []
             for row in rows:
-                minute = int(row.source_time // 60)
-                if minute in minutes:
+                width = 60 if rows[0].source_time - row.source_time < 86400 else 3600
+                span = (width, int(row.source_time // width))
+                if span in spans:
                     surplus.append(row.id)
-                minutes.add(minute)
+                spans.add(span)
             if surplus:
                 connection.execute(sa.delete(_progress).where(_progress.c.id.in_(surplus)))
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sync_hub.errors import SyncHubError
@@ -13,6 +14,8 @@ from sync_hub.state import Request, State
 
 BEAT_SECONDS = 2.0
 LOST_AFTER_BEATS = 3
+RESTARTS_VARIABLE = "SYNC_HUB_RESTARTS"
+"""How the supervisor tells a worker how often it was restarted in the last hour."""
 
 
 class Control:
@@ -22,11 +25,32 @@ class Control:
         self.name = name
         self.stopping = threading.Event()
         self.paused: frozenset[str] = frozenset()
-        self.requests: deque[Request] = deque()
+        self._requests: deque[Request] = deque()
+        self._asked = 0
         self.state = "starting"
         self.error: SyncHubError | None = None
         self.turn_at = time.time()
         self.changed = threading.Event()
+
+    @property
+    def asked(self) -> bool:
+        """Whether there are requests that the loop has not taken."""
+        return bool(self._requests)
+
+    def ask(self, requests: Iterable[Request]) -> None:
+        """Hand over open requests, oldest first; one that was handed over before is not taken twice."""
+        for request in requests:
+            if request.id > self._asked:
+                self._asked = request.id
+                self._requests.append(request)
+
+    def take(self) -> Request | None:
+        """The next request, which the caller answers; None when there is none."""
+        return self._requests.popleft() if self._requests else None
+
+    def figures(self) -> dict[str, Any]:
+        """What every worker's beat tells beside its own figures."""
+        return {"turn_at": self.turn_at, "restarts_last_hour": int(os.environ.get(RESTARTS_VARIABLE, "0"))}
 
     def turn(self) -> None:
         """The loop has come round."""
@@ -79,10 +103,9 @@ class Beat(threading.Thread):
         """Beat now. A store that does not answer is logged: the row then expires, and the worker counts as lost."""
         control = self._control
         try:
-            self._state.beat(control.name, control.state, self._detail() | {"turn_at": control.turn_at})
+            self._state.beat(control.name, control.state, self._detail() | control.figures())
             control.paused = frozenset(pause.subject for pause in self._state.pauses())
-            known = {request.id for request in control.requests}
-            control.requests.extend(new for new in self._state.open_requests(control.name) if new.id not in known)
+            control.ask(self._state.open_requests(control.name))
         except SyncHubError as error:
             self._log.warning("%s", error, extra={"action": "beat", "code": error.code})
 
@@ -93,6 +116,12 @@ class Beat(threading.Thread):
         if self.is_alive():
             self.join()
         self.once()
+
+
+def refuse_requests(control: Control, state: State) -> None:
+    """Answer whatever is asked: there is nothing to do about it."""
+    while request := control.take():
+        state.finish_request(request.id, {"ok": False})
 
 
 def described(error: SyncHubError | None) -> dict[str, str] | None:

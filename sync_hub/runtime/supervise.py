@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from sync_hub.errors import ConfigError, SyncHubError, Unavailable
 from sync_hub.model import TopicPartition
 from sync_hub.runtime import logs, worker
+from sync_hub.runtime.control import RESTARTS_VARIABLE
 from sync_hub.runtime.pipelines import register
 from sync_hub.runtime.retry import Backoff
 from sync_hub.settings import Settings
@@ -54,7 +56,11 @@ class Child:
     def start(self) -> None:
         """Start the process with a pipe as its standard input."""
         command = [sys.executable, "-m", "sync_hub.runtime.worker", self.name, "-c", str(self._config)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        if recent := [f"{moment:.0f}" for moment in self.restarts if moment > time.time() - 3600]:
+            command.append(f"--restarts={','.join(recent)}")
+        recent = sum(1 for at in self.restarts if at > time.time() - 3600)
+        environment = os.environ | {RESTARTS_VARIABLE: str(recent)}
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
         self._started_at = time.monotonic()
 
     def watch(self) -> None:
@@ -145,7 +151,7 @@ def stop_all(children: Sequence[Child]) -> None:
 def listen(host: str, port: int) -> socket.socket:
     """Bind before anything starts: a port in use is an error here, not a server that died in a thread."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # by name: else asyncio leaves Nagle on
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
