@@ -21,6 +21,7 @@ from connectors.postgresql import SESSION
 from sync_hub.errors import Rejected
 from sync_hub.mapping.compile import compile_expression
 from sync_hub.mapping.faults import SyntaxProblem
+from sync_hub.mapping.functions import ENTRIES
 from sync_hub.mapping.scope import Scope
 from sync_hub.mapping.types import parse_type
 from sync_hub.mapping.values import to_text
@@ -494,3 +495,24 @@ def test_random_expressions_give_what_postgres_gives(
     for text, theirs in zip(texts, answers, strict=True):
         for row, mine, expected in zip(wire, ours(text, wire), theirs, strict=True):
             assert agree(mine, expected), f"{text}\n  row {row}\n  hub {mine}\n  PostgreSQL {expected}"
+
+
+OWN = "The hub's own"
+DIFFERENT = frozenset({"left(sha256('a'), 16)"})
+
+
+def test_the_documented_examples_give_what_postgres_gives(connection: psycopg.Connection[Any]) -> None:
+    """Every example of the reference page, save those of functions that PostgreSQL does not have."""
+    connection.execute("truncate rows")
+    connection.execute("insert into rows (id) values (0)")
+    asked = 0
+    for entry in ENTRIES:
+        for expression, result in {} if entry.note.startswith(OWN) else entry.examples.items():
+            if expression in DIFFERENT:
+                continue
+            (answer,) = connection.execute("select evaluate(%s, 0)", (expression,)).fetchone() or (None,)
+            assert answer is not None
+            expected = f"error {answer[1]}" if answer[0] == "error" else answer[1]
+            assert result == expected, expression
+            asked += 1
+    assert asked > 100
