@@ -30,6 +30,7 @@ from connectors.brokers.embedded_reader import EmbeddedSubscription
 from sync_hub.errors import Fatal, PublishingBroken, SyncHubError
 from sync_hub.model import Finding, Outgoing, Record, TopicInfo, TopicPartition
 
+_NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "glusterfs", "ceph"}
 _RETAIN_BATCHES = 500
 """Batches deleted in one transaction, so that nobody waits long for the lock."""
 
@@ -66,7 +67,13 @@ class EmbeddedBroker:
 
     def check(self) -> list[Finding]:
         """See `Broker.check`: the file opens, can be written, and is on a disk that SQLite can share."""
-        findings = _network_disk(self._options.path, self._name)
+        findings = []
+        mounts = Path("/proc/self/mounts")
+        kind = network_file_system(self._options.path, mounts.read_text()) if mounts.exists() else ""
+        if kind:
+            message = f"{self._options.path} is on a network file system ({kind})"
+            hint = "put it on a local disk, or use Kafka"
+            findings.append(Finding("log_on_network_disk", "error", self._name, message, hint))
         try:
             with sqlite.write_transaction(self._log.connection(), self._log.lock):
                 pass
@@ -268,18 +275,15 @@ def _recreated(topic: str) -> Fatal:
     )
 
 
-def _network_disk(path: Path, where: str) -> list[Finding]:
-    """SQLite's write-ahead log needs memory shared between the processes: no network file system has that."""
+def network_file_system(path: Path, mounts: str) -> str:
+    """The type of the network file system that holds `path`, or nothing; `mounts` is what /proc/self/mounts says.
+
+    SQLite's write-ahead log needs memory shared between the processes, which no network file system has.
+    """
     folder = path.resolve().parent
-    try:
-        lines = Path("/proc/self/mounts").read_text().splitlines()
-    except OSError:
-        return []
-    mounts = [(Path(fields[1]), fields[2]) for fields in map(str.split, lines)]
-    kind = max(
-        (mount for mount in mounts if folder.is_relative_to(mount[0])), key=lambda m: len(m[0].parts), default=("", "")
-    )[1]
-    if kind not in {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "glusterfs", "ceph"}:
-        return []
-    message = f"{path} is on a network file system ({kind})"
-    return [Finding("log_on_network_disk", "error", where, message, "put it on a local disk, or use Kafka")]
+    best, kind = -1, ""
+    for _, point, kind_here, *_ in (line.split() for line in mounts.splitlines()):
+        mount = Path(point.replace("\\040", " "))
+        if folder.is_relative_to(mount) and len(mount.parts) >= best:
+            best, kind = len(mount.parts), kind_here
+    return kind if kind in _NETWORK_FILE_SYSTEMS else ""

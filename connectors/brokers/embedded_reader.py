@@ -79,10 +79,11 @@ class EmbeddedSubscription:
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """See `Subscription.seek`."""
-        place = self._places[partition]
-        place.offset = offset
-        place.ready.clear()
-        self._more = True
+        if partition in self._places:
+            place = self._places[partition]
+            place.offset = offset
+            place.ready.clear()
+            self._more = True
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:
         """See `Subscription.pause`."""
