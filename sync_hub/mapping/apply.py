@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,12 +10,11 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from sync_hub.errors import Rejected
-from sync_hub.mapping.fields import Field, compile_fields, compile_text, copied
+from sync_hub.mapping.fields import Field, compile_fields
 from sync_hub.mapping.loader import Bundle
-from sync_hub.mapping.lookups import parse_lookup
-from sync_hub.mapping.scope import EVENT_FACTS, FACTS, Expression, Row, Scope
+from sync_hub.mapping.parts import Scopes, key_fields, mapping_hash, row_condition, target_fields
+from sync_hub.mapping.scope import Row
 from sync_hub.mapping.spec import MappingSpec, parse_spec
-from sync_hub.mapping.types import SqlType, parse_type
 from sync_hub.mapping.values import from_debezium
 from sync_hub.model import ABSENT, ChangeEvent, Column, RowChange, Table
 
@@ -56,15 +53,15 @@ class CompiledMapping:
     def __init__(self, bundle: Bundle, spec: MappingSpec, table: Table, secrets: Mapping[str, str]) -> None:
         self.spec = spec
         self.source_table = table
-        scopes = _Scopes(bundle, table, secrets)
-        self.fields = _fields(spec, table, scopes.row)
+        scopes = Scopes(bundle, table, secrets)
+        self.fields = target_fields(spec, table, scopes.row)
         self.columns = tuple(field.name for field in self.fields)
         self.key = spec.key
-        self.key_fields = _key_fields(spec, self.fields, scopes)
+        self.key_fields = key_fields(spec, self.fields, scopes)
         self.mark_fields = compile_fields(spec, spec.on_delete_set, scopes.key, scopes.catalog)
         self.mark_columns = tuple(field.name for field in self.mark_fields)
-        self.condition = _condition(spec, scopes)
-        self.hash = _hash(spec, bundle, self.fields, self._secrets_used(), secrets)
+        self.condition = row_condition(spec, scopes)
+        self.hash = mapping_hash(spec, bundle, self.fields, self._secrets_used(), secrets)
         self._values = _together(self.fields)
         self._key_values = _together(self.key_fields)
         self._has_event_fields = any(field.from_event for field in self.fields)
@@ -141,6 +138,9 @@ class CompiledMapping:
             if not self._has_event_fields:
                 return self._values(given)
             return tuple(ABSENT if field.from_event else field.run(given) for field in self.fields)
+        except KeyError as error:
+            message = f"mapping {self.spec.name}: the row has no column {error}"
+            raise Rejected("row_incomplete", message, hint="the source table has changed: check the mapping") from error
         except (Rejected, *_WRONG_VALUES) as error:
             raise self._explained(error, self.fields, given) from error
 
@@ -150,13 +150,16 @@ class CompiledMapping:
         try:
             return self._key_values(given)
         except KeyError as error:
-            raise Rejected(
-                "key_incomplete",
-                f"mapping {self.spec.name}: the event's key has no column {error}",
-                hint="the topic is keyed by other columns than the source's key",
-            ) from error
+            raise self._incomplete_key(error) from error
         except (Rejected, *_WRONG_VALUES) as error:
             raise self._explained(error, self.key_fields, given) from error
+
+    def _incomplete_key(self, error: KeyError) -> Rejected:
+        return Rejected(
+            "key_incomplete",
+            f"mapping {self.spec.name}: the event's key has no column {error}",
+            hint="the topic is keyed by other columns than the source's key",
+        )
 
     def _change(self, event: ChangeEvent) -> RowChange | None:
         if event.operation == "delete":
@@ -235,6 +238,8 @@ class CompiledMapping:
         row = self._with_facts(event.key or event.before or event.after or {}, event)
         try:
             values = tuple(field.run(row) for field in self.mark_fields)
+        except KeyError as error:
+            raise self._incomplete_key(error) from error
         except (Rejected, *_WRONG_VALUES) as error:
             raise self._explained(error, self.mark_fields, row) from error
         return RowChange("mark", key, values, new_key)
@@ -281,100 +286,9 @@ class CompiledMapping:
         return Rejected("invalid_text", f"{where}a value is not of its column's type", sqlstate="22P02")
 
 
-class _Scopes:
-    """What the expressions of one mapping may name: in fields, in the key, in `where`."""
-
-    def __init__(self, bundle: Bundle, table: Table, secrets: Mapping[str, str]) -> None:
-        self.catalog = {column.name: column for column in table.columns}
-        self.types: dict[str, SqlType] = {
-            column.name: parse_type(column.type) for column in table.columns if column.carried
-        }
-        refused = {
-            column.name: f"the log cannot carry the column {column.name} (it is computed when read)"
-            for column in table.columns
-            if not column.carried
-        }
-        lookups = {name: parse_lookup(name, text) for name, text in bundle.lookups.items()}
-        self.row = Scope(self.types, lookups, secrets, FACTS, refused)
-        keys = {name: type_ for name, type_ in self.types.items() if name in table.key}
-        not_key = {
-            name: f"the column {name} is not part of the source's key ({', '.join(table.key) or 'there is none'}), "
-            "and deletes carry only the key"
-            for name in self.types
-            if name not in table.key
-        }
-        self.key = Scope(keys, lookups, secrets, FACTS, refused | not_key)
-        steady = {name: type_ for name, type_ in FACTS.items() if name not in EVENT_FACTS}
-        self.key_only = Scope(keys, lookups, secrets, steady, refused | not_key)
-        self.condition = Scope(self.types, lookups, secrets, steady, refused)
-
-
-def _fields(spec: MappingSpec, table: Table, scope: Scope) -> list[Field]:
-    catalog = {column.name: column for column in table.columns}
-    fields = compile_fields(spec, spec.fields, scope, catalog)
-    names = {field.name for field in fields}
-    if spec.copy is None:
-        for index, name in enumerate(spec.copy_except):
-            if name not in catalog:
-                raise spec.error("unknown_column", f"{table.full_name} has no column {name}", "except", index)
-        wanted = [name for name in scope.columns if name not in names and name not in spec.copy_except]
-        return fields + copied(wanted, scope, catalog, {})
-    for index, name in enumerate(spec.copy):
-        if name in names:
-            raise spec.error("duplicate_column", f"{name!r} is a field already", "copy", index)
-        if name not in scope.columns:
-            compile_text(spec, '"' + name.replace('"', '""') + '"', ("copy", index), scope)
-    paths = {name: ("copy", index) for index, name in enumerate(spec.copy)}
-    return fields + copied(spec.copy, scope, catalog, paths)
-
-
-def _key_fields(spec: MappingSpec, fields: Sequence[Field], scopes: _Scopes) -> list[Field]:
-    """The key's fields, compiled so that they see nothing but the source's key."""
-    known = {field.name: field for field in fields}
-    specs = {field.name: field for field in spec.fields}
-    out = []
-    for index, name in enumerate(spec.key):
-        if name not in known:
-            hint = f"name it under fields or copy; there are: {', '.join(known)}"
-            raise spec.error("unknown_column", f"the key column {name!r} is not written", "key", index, hint=hint)
-        if name in specs:
-            out += compile_fields(spec, [specs[name]], scopes.key_only, scopes.catalog)
-        elif name in scopes.key_only.columns:
-            out.append(known[name])
-        else:
-            raise spec.error("bad_expression", scopes.key_only.refused[name], "key", index)
-    return out
-
-
-def _condition(spec: MappingSpec, scopes: _Scopes) -> Expression | None:
-    if spec.where is None:
-        return None
-    expression = compile_text(spec, spec.where, ("where",), scopes.condition)
-    if expression.type.kind != "bool":
-        raise spec.error(
-            "bad_expression", f"where is {expression.type}, not a condition", "where", hint="compare it: … = …"
-        )
-    return expression
-
-
 def _together(fields: Sequence[Field]) -> Callable[[Row], Values]:
     """All fields of a row at once."""
     if len(fields) > 1 and all(field.column for field in fields):
         return operator.itemgetter(*(field.column for field in fields))
     runs = [field.run for field in fields]
     return lambda row: tuple([run(row) for run in runs])
-
-
-def _hash(
-    spec: MappingSpec, bundle: Bundle, fields: Sequence[Field], used: set[str], secrets: Mapping[str, str]
-) -> str:
-    """Changes with whatever changes rows: the mapping without its tests and descriptions, lookups, secrets, columns."""
-    document = {name: value for name, value in spec.node.value.items() if name not in {"tests", "description", "owner"}}
-    covered = {
-        "document": document,
-        "lookups": bundle.lookups,
-        "secrets": {name: hashlib.sha256(f"{name}\0{secrets[name]}".encode()).hexdigest() for name in sorted(used)},
-        "columns": [(field.name, field.type_name) for field in fields],
-    }
-    text = json.dumps(covered, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

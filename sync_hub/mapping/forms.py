@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlglot import exp
 
 from sync_hub.errors import Rejected
-from sync_hub.mapping import operators
+from sync_hub.mapping import comparisons
 from sync_hub.mapping.faults import SyntaxProblem
 from sync_hub.mapping.operands import Operand, apply, constant, convert, unify
 from sync_hub.mapping.parse import INTERVAL as INTERVAL_LITERAL
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def coalesce(compiler: Compiler, nodes: list[exp.Expr], place: int) -> Operand:
-    """`coalesce`."""
+    """The first value that is not NULL."""
     parts = unify(_several(compiler, nodes, "coalesce", place), "coalesce")
     runs = [part.run for part in parts]
 
@@ -44,21 +44,21 @@ def _several(compiler: Compiler, nodes: list[exp.Expr], name: str, place: int, l
 
 
 def nullif(compiler: Compiler, nodes: list[exp.Expr], place: int) -> Operand:
-    """`nullif`."""
+    """NULL when both are equal, with the type of the first."""
     if len(nodes) != 2:
         raise SyntaxProblem("nullif takes two arguments", place)
     first, second = compiler.operands(nodes)
     if first.type.kind == "unknown":
         first = convert(first, TEXT)
-    same, value = operators.compare("=", first, second, place).run, first.run
+    same, value = comparisons.compare("=", first, second, place).run, first.run
     return Operand(first.type, lambda row: None if same(row) else value(row), place)
 
 
 def extreme(compiler: Compiler, nodes: list[exp.Expr], place: int, name: str, sign: str) -> Operand:
-    """`extreme`."""
+    """GREATEST and LEAST: NULLs do not count."""
     parts = unify(_several(compiler, nodes, name, place), name)
-    operators.compare(sign, parts[0], parts[0], place)
-    before, runs = operators.comparison_of(sign, parts[0].type), [part.run for part in parts]
+    comparisons.compare(sign, parts[0], parts[0], place)
+    before, runs = comparisons.comparison_of(sign, parts[0].type), [part.run for part in parts]
 
     def run(row: Row) -> Any:
         best = None
@@ -72,23 +72,23 @@ def extreme(compiler: Compiler, nodes: list[exp.Expr], place: int, name: str, si
 
 
 def greatest(compiler: Compiler, nodes: list[exp.Expr], place: int) -> Operand:
-    """`greatest`."""
+    """The greatest value."""
     return extreme(compiler, nodes, place, "greatest", ">")
 
 
 def least(compiler: Compiler, nodes: list[exp.Expr], place: int) -> Operand:
-    """`least`."""
+    """The least value."""
     return extreme(compiler, nodes, place, "least", "<")
 
 
 def concat(compiler: Compiler, nodes: list[exp.Expr], place: int) -> Operand:
-    """`concat`."""
+    """All values as text, NULLs left out."""
     runs = [_printed(part).run for part in _several(compiler, nodes, "concat", place)]
     return Operand(TEXT, lambda row: "".join([text for run in runs if (text := run(row)) is not None]), place)
 
 
 def concat_ws(compiler: Compiler, nodes: list[exp.Expr], place: int) -> Operand:
-    """`concat_ws`."""
+    """All values as text with a separator, NULLs left out."""
     separator, *parts = _several(compiler, nodes, "concat_ws", place, 2)
     between, runs = convert(separator, TEXT).run, [_printed(part).run for part in parts]
 
@@ -101,7 +101,7 @@ def concat_ws(compiler: Compiler, nodes: list[exp.Expr], place: int) -> Operand:
 
 
 def try_(compiler: Compiler, nodes: list[exp.Expr], place: int) -> Operand:
-    """`try`."""
+    """NULL where the argument would be rejected."""
     if len(nodes) != 1:
         raise SyntaxProblem("try takes one argument", place)
     operand = compiler.operand(nodes[0])
@@ -109,7 +109,7 @@ def try_(compiler: Compiler, nodes: list[exp.Expr], place: int) -> Operand:
 
 
 def lookup(compiler: Compiler, nodes: list[exp.Expr], place: int) -> Operand:
-    """`lookup`."""
+    """A value of a lookup table, found when compiling, so that a row costs one dictionary access."""
     if not 2 <= len(nodes) <= 3:
         raise SyntaxProblem("lookup takes a table, a key, and perhaps a column", place, "lookup('countries', code)")
     name = _literal_text(nodes[0], "the lookup's name")
@@ -128,7 +128,7 @@ def lookup(compiler: Compiler, nodes: list[exp.Expr], place: int) -> Operand:
 
 
 def secret(compiler: Compiler, nodes: list[exp.Expr], place: int) -> Operand:
-    """`secret`."""
+    """A secret from the environment; its type is one that only hmac_sha256 takes."""
     if len(nodes) != 1:
         raise SyntaxProblem("secret takes a name", place, "secret('NAME')")
     name = _literal_text(nodes[0], "the secret's name")
@@ -140,14 +140,14 @@ def secret(compiler: Compiler, nodes: list[exp.Expr], place: int) -> Operand:
 
 
 def interval(compiler: Compiler, nodes: list[exp.Expr], place: int) -> Operand:
-    """`interval`."""
+    """The literal interval '…'."""
     if len(nodes) != 1 or not isinstance(nodes[0], exp.Literal):
         raise SyntaxProblem("interval is followed by a text", place, "interval '1 day'")
     return convert(constant(UNKNOWN, str(nodes[0].this), place_of(nodes[0])), INTERVAL)
 
 
 def array_to_string(compiler: Compiler, nodes: list[exp.Expr], place: int) -> Operand:
-    """`array_to_string`."""
+    """Elements joined with a separator."""
     array, *texts = _several(compiler, nodes, "array_to_string", place, 2)
     if array.type.element is None or len(texts) > 2:
         raise SyntaxProblem("array_to_string takes an array, a separator, and perhaps a text for NULL", place)
@@ -163,7 +163,7 @@ def array_to_string(compiler: Compiler, nodes: list[exp.Expr], place: int) -> Op
 
 
 def cardinality(compiler: Compiler, nodes: list[exp.Expr], place: int) -> Operand:
-    """`cardinality`."""
+    """How many elements an array has."""
     (array,) = _several(compiler, nodes, "cardinality", place)
     if array.type.element is None:
         raise SyntaxProblem(f"an array is expected, not {array.type}", array.place)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlglot import exp
 
 from sync_hub.errors import Rejected
-from sync_hub.mapping import calendar_fields, documents, forms, numerics, operators, patterns
+from sync_hub.mapping import arithmetic as arithmetics
+from sync_hub.mapping import calendar_fields, comparisons, conditions, documents, forms, numerics
 from sync_hub.mapping.casts import cast as cast_between
 from sync_hub.mapping.faults import SyntaxProblem
 from sync_hub.mapping.functions import OVERLOADS, names
@@ -37,10 +38,7 @@ if TYPE_CHECKING:
 _TEXTUAL: Final = frozenset({"text", "unknown", "other"})
 _CLOCK: Final = frozenset({"now", "clock_timestamp", "statement_timestamp", "transaction_timestamp", "timeofday"})
 _RANDOM: Final = frozenset({"random", "gen_random_uuid", "uuid_generate_v4", "uuidv4", "uuidv7", "nextval"})
-_SIGNS: Final[dict[type[exp.Expr], str]] = {
-    exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Div: "/", exp.Mod: "%", exp.EQ: "=", exp.NEQ: "<>", exp.LT: "<",
-    exp.LTE: "<=", exp.GT: ">", exp.GTE: ">=",
-}  # fmt: skip
+_SIGNS: Final[dict[type[exp.Expr], str]] = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Div: "/", exp.Mod: "%"}
 
 
 def _column(compiler: Compiler, node: exp.Expr) -> Operand:
@@ -48,7 +46,7 @@ def _column(compiler: Compiler, node: exp.Expr) -> Operand:
 
 
 def literal(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`literal`."""
+    """A text, whose type its place decides, or a number: integer, bigint or numeric by its size."""
     place, text = place_of(node), str(node.this)
     if node.args.get("is_string"):
         return constant(UNKNOWN, text, place)
@@ -62,96 +60,56 @@ def literal(compiler: Compiler, node: exp.Expr) -> Operand:
 
 
 def raw(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`raw`."""
+    """A text in dollar quotes."""
     return constant(UNKNOWN, str(node.this), place_of(node))
 
 
 def escaped(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`escaped`."""
-    return constant(UNKNOWN, _ESCAPE.sub(_unescape, str(node.this)), place_of(node))
+    """A text with escapes: E'…'."""
+    text = _ESCAPE.sub(_unescape, str(node.this))
+    if "\0" in text:
+        raise SyntaxProblem("a text cannot hold the character U+0000", place_of(node))
+    return constant(UNKNOWN, text, place_of(node))
 
 
 def null(compiler: Compiler, node: exp.Expr) -> Operand:
-    """NULL."""
+    """NULL, whose type its place decides."""
     return null_operand(place_of(node))
 
 
 def boolean(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`boolean`."""
+    """True or false."""
     return constant(BOOLEAN, bool(node.this), place_of(node))
 
 
 def clock(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`clock`."""
+    """The current time: refused."""
     raise _no_clock(place_of(node))
 
 
 def paren(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`paren`."""
+    """What stands in parentheses."""
     return compiler.operand(node.this)
 
 
 def arithmetic(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`arithmetic`."""
+    """Two values with + - * / or %."""
     left, right = compiler.operands([node.this, node.args["expression"]])
-    return operators.arithmetic(_SIGNS[type(node)], left, right, place_of(node))
+    return arithmetics.arithmetic(_SIGNS[type(node)], left, right, place_of(node))
 
 
 def power(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`power`."""
+    """The operator ^, which is the function power."""
     return compiler.chosen("power", compiler.operands([node.this, node.args["expression"]]), place_of(node))
 
 
 def negative(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`negative`."""
-    return operators.negative(compiler.operand(node.this), place_of(node))
-
-
-def comparison(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`comparison`."""
-    left, right = node.this, node.args["expression"]
-    if isinstance(right, exp.Anonymous) and right.this == f"{PREFIX}any":
-        return _any(compiler, node, left, right)
-    first, second = compiler.operands([left, right])
-    return operators.compare(_SIGNS[type(node)], first, second, place_of(node))
-
-
-def _any(compiler: Compiler, node: exp.Expr, left: exp.Expr, call: exp.Anonymous) -> Operand:
-    if not isinstance(node, exp.EQ) or len(call.expressions) != 1:
-        raise SyntaxProblem("only `= any(array)` is allowed", place_of(node))
-    first, array = compiler.operands([left, call.expressions[0]])
-    if array.type.element is None:
-        raise SyntaxProblem(f"an array is expected, not {array.type}", array.place)
-    first = convert(first, array.type.element)
-    equal = operators.comparison_of("=", array.type.element)
-
-    needle, haystack = first.run, array.run
-
-    def search(row: Row) -> bool | None:
-        value, items = needle(row), haystack(row)
-        if items is None or (value is None and items):
-            return None
-        if any(item is not None and equal(value, item) for item in items):
-            return True
-        return None if None in items else False
-
-    return Operand(BOOLEAN, search, place_of(node))
-
-
-def negation(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`negation`."""
-    return apply(BOOLEAN, lambda value: not value, [compiler.condition(node.this)], place_of(node))
-
-
-def logic(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`logic`."""
-    parts = [compiler.condition(part) for part in chain(node)]
-    run = operators.all_of(parts) if isinstance(node, exp.And) else operators.any_of(parts)
-    return Operand(BOOLEAN, run, place_of(node))
+    """A minus sign before a value."""
+    return arithmetics.negative(compiler.operand(node.this), place_of(node))
 
 
 def joined(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`joined`."""
+    """A chain of ||, however long: NULL when one part is NULL."""
     parts = compiler.operands(chain(node))
     texts = {"text", "other"} if any(part.type.kind in {"json", "jsonb", "bytea"} for part in parts) else _TEXTUAL
     if all(part.type.kind not in texts for part in parts):
@@ -170,88 +128,8 @@ def joined(compiler: Compiler, node: exp.Expr) -> Operand:
     return Operand(TEXT, run, place_of(node))
 
 
-def is_(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`is null`, `is true`."""
-    wanted, negate = node.args["expression"], bool(node.args.get("negate"))
-    if isinstance(wanted, exp.Null):
-        run = compiler.operand(node.this).run
-        return Operand(BOOLEAN, lambda row: (run(row) is None) is not negate, place_of(node))
-    if isinstance(wanted, exp.Boolean):
-        run, value = compiler.condition(node.this).run, bool(wanted.this)
-        return Operand(BOOLEAN, lambda row: (run(row) is value) is not negate, place_of(node))
-    raise SyntaxProblem("IS is followed by NULL, TRUE, FALSE or DISTINCT FROM", place_of(node))
-
-
-def distinct(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`distinct`."""
-    left, right = unify(compiler.operands([node.this, node.args["expression"]]), "IS DISTINCT FROM")
-    operators.compare("=", left, right, place_of(node))
-    equal, first, second = operators.comparison_of("=", left.type), left.run, right.run
-    negate = isinstance(node, exp.NullSafeNEQ)
-
-    def run(row: Row) -> bool:
-        value, other = first(row), second(row)
-        same = value is other if value is None or other is None else equal(value, other)
-        return same is not negate
-
-    return Operand(BOOLEAN, run, place_of(node))
-
-
-def between(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`between`."""
-    operand, low, high = compiler.operands([node.this, node.args["low"], node.args["high"]])
-    place = place_of(node)
-    parts = [operators.compare(">=", operand, low, place), operators.compare("<=", operand, high, place)]
-    return Operand(BOOLEAN, operators.all_of(parts), place)
-
-
-def in_(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`in`."""
-    parts = unify(compiler.operands([node.this, *node.expressions]), "IN")
-    operators.compare("=", parts[0], parts[0], place_of(node))
-    return Operand(BOOLEAN, operators.membership(parts[0], parts[1:]), place_of(node))
-
-
-def like(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`like`."""
-    return _like(compiler, node, "\\")
-
-
-def like_with_escape(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`like_with_escape`."""
-    inner, escape = node.this, node.args["expression"]
-    if not isinstance(inner, exp.Like | exp.ILike) or not isinstance(escape, exp.Literal) or len(escape.name) > 1:
-        raise SyntaxProblem("ESCAPE takes one character, after LIKE", place_of(node))
-    return _like(compiler, inner, escape.name)
-
-
-def _like(compiler: Compiler, node: exp.Expr, escape: str) -> Operand:
-    text, pattern = (convert(part, TEXT) for part in compiler.operands([node.this, node.args["expression"]]))
-    fold, negate = isinstance(node, exp.ILike), bool(node.args.get("negate"))
-    if pattern.constant and pattern.value is not None:
-        try:
-            match = patterns.like(pattern.value, escape, fold=fold)
-        except Rejected as error:
-            raise SyntaxProblem(error.message, pattern.place) from error
-        return apply(BOOLEAN, lambda value: match(value) is not negate, [text], place_of(node))
-    return apply(
-        BOOLEAN,
-        lambda value, like: patterns.like(like, escape, fold=fold)(value) is not negate,
-        [text, pattern],
-        place_of(node),
-    )
-
-
-def regex(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`regex`."""
-    flags = [constant(TEXT, "i")] if isinstance(node, exp.RegexpILike) else []
-    return compiler.chosen(
-        "regexp_like", [*compiler.operands([node.this, node.args["expression"]]), *flags], place_of(node)
-    )
-
-
 def json(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`json`."""
+    """The operators -> ->> #> and #>>."""
     document, step = compiler.operands([node.this, node.args["expression"]])
     if document.type.kind not in {"json", "jsonb"}:
         raise SyntaxProblem(f"{document.type} where json is expected", document.place, "cast it: (…)::jsonb")
@@ -267,7 +145,7 @@ def json(compiler: Compiler, node: exp.Expr) -> Operand:
 
 
 def at_time_zone(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`at_time_zone`."""
+    """AT TIME ZONE, which is the function timezone."""
     moment, zone = compiler.operands([node.this, node.args["zone"]])
     if moment.type.kind in {"date", "unknown"}:
         moment = convert(moment, TIMESTAMPTZ)
@@ -275,7 +153,7 @@ def at_time_zone(compiler: Compiler, node: exp.Expr) -> Operand:
 
 
 def element(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`element`."""
+    """An array's element, counted from 1; NULL when there is none."""
     if len(node.expressions) != 1:
         raise SyntaxProblem("one index is expected", place_of(node))
     array, index = compiler.operands([node.this, node.expressions[0]])
@@ -286,7 +164,7 @@ def element(compiler: Compiler, node: exp.Expr) -> Operand:
 
 
 def case(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`case`."""
+    """CASE: branches are computed only when they are taken."""
     subject, branches = node.args.get("this"), node.args["ifs"]
     conditions = []
     for branch in branches:
@@ -294,7 +172,7 @@ def case(compiler: Compiler, node: exp.Expr) -> Operand:
             conditions.append(compiler.condition(branch.this).run)
         else:
             first, second = compiler.operands([subject, branch.this])
-            conditions.append(operators.compare("=", first, second, place_of(branch)).run)
+            conditions.append(comparisons.compare("=", first, second, place_of(branch)).run)
     otherwise = node.args.get("default")
     results = compiler.operands([branch.args["true"] for branch in branches])
     results = unify([*results, compiler.operand(otherwise) if otherwise is not None else null_operand()], "CASE")
@@ -310,7 +188,7 @@ def case(compiler: Compiler, node: exp.Expr) -> Operand:
 
 
 def cast(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`cast`."""
+    """CAST, ::, a typed literal, or TRY_CAST."""
     wanted = _type_of(node.args["to"])
     operand = compiler.operand(node.this)
     convert_ = cast_between(TEXT if operand.type.kind == "unknown" else operand.type, wanted)
@@ -324,7 +202,7 @@ def cast(compiler: Compiler, node: exp.Expr) -> Operand:
 
 
 def extract(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`extract`."""
+    """A field of a date, a time or an interval, as numeric."""
     name = calendar_fields.field_name(str(node.this.name))
     operand = compiler.operand(node.args["expression"])
     fields = calendar_fields.FIELDS.get(operand.type.kind)
@@ -337,14 +215,14 @@ def extract(compiler: Compiler, node: exp.Expr) -> Operand:
 
 
 def trim(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`trim`."""
+    """TRIM in all its forms: btrim, ltrim or rtrim."""
     name = {"LEADING": "ltrim", "TRAILING": "rtrim"}.get(str(node.args.get("position") or "").upper(), "btrim")
     parts = [node.this] + ([node.args["expression"]] if node.args.get("expression") is not None else [])
     return compiler.chosen(name, compiler.operands(parts), place_of(node))
 
 
 def substring(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`substring`."""
+    """SUBSTRING (x FROM … FOR …)."""
     if node.args.get("start") is None:
         raise SyntaxProblem("substring needs a position", place_of(node), "substring(x from 2 for 3)")
     parts = [node.this, node.args["start"]] + ([node.args["length"]] if node.args.get("length") is not None else [])
@@ -352,12 +230,12 @@ def substring(compiler: Compiler, node: exp.Expr) -> Operand:
 
 
 def position(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`position`."""
+    """POSITION (a IN b), which is strpos."""
     return compiler.chosen("strpos", compiler.operands([node.this, node.args["substr"]]), place_of(node))
 
 
 def call(compiler: Compiler, node: exp.Expr) -> Operand:
-    """`call`."""
+    """A function, by its name in our tables."""
     place, name = place_of(node), str(node.this)
     if not name.startswith(PREFIX):
         raise SyntaxProblem(f"the function {name} is written without quotes", place)
@@ -425,21 +303,21 @@ NODES: Final[dict[type[exp.Expr], tuple[_Build, frozenset[str]]]] = {
     exp.Boolean: (boolean, frozenset({"this"})),
     exp.Paren: (paren, frozenset({"this"})),
     exp.Neg: (negative, frozenset({"this"})),
-    exp.Not: (negation, frozenset({"this"})),
+    exp.Not: (conditions.negation, frozenset({"this"})),
     exp.Pow: (power, _BINARY),
     exp.DPipe: (joined, _BINARY | {"safe"}),
-    exp.And: (logic, _BINARY),
-    exp.Or: (logic, _BINARY),
-    exp.Is: (is_, _BINARY | {"negate"}),
-    exp.NullSafeEQ: (distinct, _BINARY),
-    exp.NullSafeNEQ: (distinct, _BINARY),
-    exp.Between: (between, frozenset({"this", "low", "high"})),
-    exp.In: (in_, frozenset({"this", "expressions"})),
-    exp.Like: (like, _BINARY | {"negate"}),
-    exp.ILike: (like, _BINARY | {"negate"}),
-    exp.Escape: (like_with_escape, _BINARY),
-    exp.RegexpLike: (regex, _BINARY),
-    exp.RegexpILike: (regex, _BINARY),
+    exp.And: (conditions.logic, _BINARY),
+    exp.Or: (conditions.logic, _BINARY),
+    exp.Is: (conditions.is_, _BINARY | {"negate"}),
+    exp.NullSafeEQ: (conditions.distinct, _BINARY),
+    exp.NullSafeNEQ: (conditions.distinct, _BINARY),
+    exp.Between: (conditions.between, frozenset({"this", "low", "high"})),
+    exp.In: (conditions.in_, frozenset({"this", "expressions"})),
+    exp.Like: (conditions.like, _BINARY | {"negate"}),
+    exp.ILike: (conditions.like, _BINARY | {"negate"}),
+    exp.Escape: (conditions.like_with_escape, _BINARY),
+    exp.RegexpLike: (conditions.regex, _BINARY),
+    exp.RegexpILike: (conditions.regex, _BINARY),
     exp.JSONExtract: (json, _BINARY | {"only_json_types"}),
     exp.JSONExtractScalar: (json, _BINARY | {"only_json_types"}),
     exp.JSONBExtract: (json, _BINARY),
@@ -464,4 +342,4 @@ for _node in (exp.Add, exp.Sub, exp.Mul, exp.Mod):
     NODES[_node] = (arithmetic, _BINARY)
 NODES[exp.Div] = (arithmetic, _BINARY | {"typed", "safe"})
 for _comparison in (exp.EQ, exp.NEQ, exp.LT, exp.LTE, exp.GT, exp.GTE):
-    NODES[_comparison] = (comparison, _BINARY)
+    NODES[_comparison] = (conditions.comparison, _BINARY)

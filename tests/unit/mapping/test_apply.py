@@ -341,3 +341,12 @@ def test_any_row_is_changed_rejected_or_left_out_never_a_crash(given_events: lis
     touched = mapped.sources + [index for index, _ in mapped.rejected]
     assert len(touched) == len(set(touched))
     assert mapped.sources == sorted(mapped.sources)
+
+
+def test_a_row_or_key_without_its_columns_is_rejected_by_name() -> None:
+    with pytest.raises(Rejected, match="row_incomplete.*'price'"):
+        compiled(BASE).map_row({"id": 1, "name": "x"})
+    table = Table("public", "items", ITEMS.columns, key=("id", "code"))
+    mapping = compiled("key: [id]\ncopy: [id]\non_delete: {set: {was: code}}\n", table=table)
+    mapped = mapping.apply([change("delete", key={"id": 1})])
+    assert mapped.rejected[0][1].code == "key_incomplete"

@@ -105,6 +105,7 @@ SCOPE = Scope(
         ("hmac_sha256(secret('KEY'), name)", "there is no hmac_sha256(secret, text)", 0, ""),
         ("secret('NOPE')", "the secret NOPE is not set", 0, "environment variable NOPE"),
         ("secret(name)", "must be a literal text", 7, ""),
+        ("E'a\\000'", "a text cannot hold the character U+0000", 0, ""),
     ],
 )
 def test_what_cannot_be_compiled_says_what_and_where(text: str, message: str, offset: int, hint: str) -> None:
