@@ -344,7 +344,7 @@ def test_any_row_is_changed_rejected_or_left_out_never_a_crash(given_events: lis
 
 
 def test_a_row_or_key_without_its_columns_is_rejected_by_name() -> None:
-    with pytest.raises(Rejected, match="row_incomplete.*'price'"):
+    with pytest.raises(Rejected, match=r"row_incomplete.*'price'"):
         compiled(BASE).map_row({"id": 1, "name": "x"})
     table = Table("public", "items", ITEMS.columns, key=("id", "code"))
     mapping = compiled("key: [id]\ncopy: [id]\non_delete: {set: {was: code}}\n", table=table)
