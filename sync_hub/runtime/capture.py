@@ -16,7 +16,7 @@ from sync_hub.envelope import Encoder, topic_name
 from sync_hub.errors import ConfigError, PublishingBroken, Unavailable
 from sync_hub.model import ChangeEvent, Heartbeat, Outgoing, SourceBatch, Table, TopicInfo
 from sync_hub.ports import Broker, Source
-from sync_hub.runtime.control import Control, Rate, described
+from sync_hub.runtime.control import Control, Rate, described, refuse_requests
 from sync_hub.runtime.retry import Backoff
 from sync_hub.runtime.snapshot import Snapshots
 from sync_hub.settings import Settings
@@ -95,6 +95,7 @@ class Capture:
             self._session, self._raise_epoch, self._phase = session, False, "streaming"
             while not self._control.stopping.is_set() and not self._paused():
                 self._control.turn()
+                refuse_requests(self._control, self._state)
                 self._events.add(session.turn())
                 self._control.running()
                 backoff.reset()

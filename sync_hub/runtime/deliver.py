@@ -14,7 +14,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from sync_hub.envelope import decode
-from sync_hub.errors import ConfigError, Fatal, OffsetsMoved, Rejected, Unavailable
+from sync_hub.errors import ConfigError, Fatal, OffsetsMoved, Rejected, SyncHubError, Unavailable
 from sync_hub.model import ABSENT, ChangeEvent, Offset, RowChange, SinkBatch, TableWrite, TopicPartition
 from sync_hub.ports import Broker, Sink, Subscription
 from sync_hub.runtime.batch import Decoded, Failure, Work, coalesce, decoded, halves, select, truncated
@@ -30,6 +30,8 @@ POLL_SECONDS = 0.1
 POLL_RECORDS = 5000
 LOOK_SECONDS = 1.0
 BARRIER_SECONDS = 0.1
+RELOAD_SECONDS = 0.2
+"""Two workers that write for the same partitions take turns; the pause keeps them from doing nothing else."""
 
 
 class Deliver:
@@ -45,15 +47,26 @@ class Deliver:
         self._phases: dict[str, str] = {}
         self._backoff = Backoff()
         self._next_attempt_at: float | None = None
+        self._worked = False
 
     def run(self) -> None:
-        """Deliver until stopped; what is not available is tried again for ever, with backoff."""
+        """Deliver until stopped; what is not available is tried again for ever, with backoff.
+
+        What is `Fatal` while it works may concern one topic only: the next session looks at each pipeline by itself
+        and goes on with the others. It raises what it meets before it works.
+        """
         control, backoff = self._control, self._backoff
         while not control.stopping.is_set():
             try:
                 self._deliver()
             except OffsetsMoved as error:
-                LOG.info("%s", error, extra={"action": "reload_offsets"})
+                LOG.warning("%s", error, extra={"action": "reload_offsets", "code": error.code})
+                control.wait(RELOAD_SECONDS)
+            except Fatal as error:
+                if not self._worked:
+                    raise
+                self._worked = False
+                LOG.warning("%s; finding out whom it concerns", error, extra={"action": "retry", "code": error.code})
             except Unavailable as error:
                 seconds = backoff.next_seconds()
                 self._next_attempt_at = time.time() + seconds
@@ -106,9 +119,10 @@ class Deliver:
             while not self._control.stopping.is_set():
                 self._control.turn()
                 session.turn()
+                self._worked = True
                 self._control.running()
                 self._backoff.reset()
-                if time.monotonic() >= look_at or self._control.requests:
+                if time.monotonic() >= look_at or self._control.asked:
                     look_at = time.monotonic() + LOOK_SECONDS
                     if self._answer_requests() or self._outline() != outline:
                         return
@@ -131,10 +145,10 @@ class Deliver:
             table = catalogs[one.pipeline.source][one.pipeline.table]
             if self._is_paused(one):
                 continue
-            one.info = broker.create_topics([one.topic])[one.topic]
             shared_by = tables[one.mapping.spec.target_table]
 
             def begin(one: Delivery = one, table: Any = table, shared_by: list[str] = shared_by) -> None:
+                one.info = broker.create_topics([one.topic])[one.topic]
                 one.fit(sink, table, shared_by)
                 one.start(sink, broker, self._state)
 
@@ -172,13 +186,13 @@ class Deliver:
     def _answer_requests(self) -> bool:
         """Forget errors that someone wants tried again; True when a new session is needed for it."""
         again = False
-        while self._control.requests:
-            request = self._control.requests.popleft()
-            one = self._deliveries.get(str(request.arguments.get("pipeline")))
-            known = request.action == "retry" and one is not None
-            if known and one is not None and one.error is not None:
-                one.error, again = None, True
-            self._state.finish_request(request.id, {"ok": known})
+        while request := self._control.take():
+            name = request.arguments.get("pipeline")
+            failed = [one for one in self._deliveries.values() if one.error is not None and name in (None, one.name)]
+            for one in failed:
+                one.error = None
+            again |= bool(failed)
+            self._state.finish_request(request.id, {"ok": bool(failed)})
         return again
 
 
@@ -229,19 +243,24 @@ class Session:
         assigned: dict[str, set[int]] = {}
         for topic, partition in {*partitions, *(self._subscription.assignment() if self._subscription else ())}:
             assigned.setdefault(topic, set()).add(partition)
-        for one in self.deliveries.values():
-            one.load(rows, sorted(assigned.get(one.topic, ())))
-            for partition in assigned.get(one.topic, ()):
-                self._prove_record(one, one.offsets[partition])
+        for one in self._active():
+            try:
+                one.load(rows, sorted(assigned.get(one.topic, ())))
+                for partition in assigned.get(one.topic, ()):
+                    self._prove_record(one, one.offsets[partition])
+            except (Fatal, Rejected) as error:
+                self._fail(one, error)
         return {partition: self._start(partition) for partition in partitions}
 
-    def _start(self, partition: TopicPartition) -> int:
-        """The lowest offset that a pipeline of this topic still needs."""
-        return min(
-            one.offsets[partition.partition].next_offset
-            for one in self.deliveries.values()
-            if one.topic == partition.topic
-        )
+    def _active(self) -> list[Delivery]:
+        """The pipelines that have not failed."""
+        return [one for one in self.deliveries.values() if one.error is None]
+
+    def _start(self, place: TopicPartition) -> int:
+        """The lowest offset that a pipeline of this topic still needs; the end when none can go on."""
+        topic, partition = place
+        needed = [one.offsets[partition].next_offset for one in self._active() if one.topic == topic]
+        return min(needed) if needed else self._broker.end_offsets(topic)[partition]
 
     def _prove_record(self, one: Delivery, offset: Offset) -> None:
         """The record before the offset, if it is still there, must not be newer than what was applied last."""
@@ -260,14 +279,14 @@ class Session:
 
     def _apply(self, partitions: dict[TopicPartition, list[Decoded]]) -> None:
         works = []
-        for one in self.deliveries.values():
+        for one in self._active():
             mine = {place.partition: records for place, records in partitions.items() if place.topic == one.topic}
-            if mine and one.error is None:
+            if mine:
                 one.arrived.add(sum(len(records) for records in mine.values()))
                 works.append((one, *self._mapped(one, select(one.name, one.offsets, mine))))
         try:
             self._write(works)
-        except Rejected:
+        except (Rejected, Fatal):
             for one, work, _ in works:
                 self._isolate(one, work)
         for one, work, _ in works:
@@ -301,6 +320,8 @@ class Session:
         work, changes = self._mapped(one, work)
         try:
             self._write([(one, work, changes)])
+        except Fatal as error:
+            self._fail(one, error)
         except Rejected as error:
             if len(work.items) <= 1:
                 self._fail(one, _about(work, error))
@@ -308,15 +329,19 @@ class Session:
             for half in halves(work):
                 self._isolate(one, half)
 
-    def _fail(self, one: Delivery, error: Rejected) -> None:
+    def _fail(self, one: Delivery, error: SyncHubError) -> None:
         one.error = error
         LOG.error("pipeline %s stopped: %s", one.name, error, extra={"action": "stop_pipeline", "code": error.code})
+        self._control.changed.set()
 
     def _pass_barriers(self, subscription: Subscription) -> None:
-        for one in self.deliveries.values():
+        for one in self._active():
             blocked = {p: offset.barrier for p, offset in one.offsets.items() if offset.barrier}
-            if blocked and one.error is None:
-                self._pass_barrier(subscription, one, min(blocked.values()))
+            if blocked:
+                try:
+                    self._pass_barrier(subscription, one, min(blocked.values()))
+                except (Fatal, Rejected) as error:
+                    self._fail(one, error)
 
     def _pass_barrier(self, subscription: Subscription, one: Delivery, version: str) -> None:
         """When all partitions stand at the barrier or past it, do its work and move them on in one transaction."""

@@ -143,6 +143,7 @@ class Delivery:
             sink.start_offsets([self._offset(partition, ends[partition]) for partition in partitions])
             rows = sink.load_offsets([self.name])
         self._prove(rows)
+        self._prove_bounds(rows, broker)
         state.advance_phase([self.name], "ready", only_from=["new", "starting"])
 
     def load(self, rows: Sequence[Offset], partitions: Sequence[int]) -> None:
@@ -177,6 +178,19 @@ class Delivery:
                 hint="restore it, or load the pipeline again",
                 command="sync-hub plan",
             )
+
+    def _prove_bounds(self, rows: Sequence[Offset], broker: Broker) -> None:
+        """What comes next must still be in the topic."""
+        starts, ends = broker.start_offsets(self.topic), broker.end_offsets(self.topic)
+        for row in rows:
+            if not starts[row.partition] <= row.next_offset <= ends[row.partition]:
+                raise Fatal(
+                    "offset_gone",
+                    f"pipeline {self.name} comes next to record {row.next_offset} of {self.topic}/{row.partition}, "
+                    f"which holds {starts[row.partition]} to {ends[row.partition]}",
+                    hint="records were deleted before they were applied: load the pipeline again",
+                    command=f"sync-hub recover {self.pipeline.source}",
+                )
 
 
 def refuse(findings: Sequence[Finding]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -56,8 +57,6 @@ class Child:
     def start(self) -> None:
         """Start the process with a pipe as its standard input."""
         command = [sys.executable, "-m", "sync_hub.runtime.worker", self.name, "-c", str(self._config)]
-        if recent := [f"{moment:.0f}" for moment in self.restarts if moment > time.time() - 3600]:
-            command.append(f"--restarts={','.join(recent)}")
         recent = sum(1 for at in self.restarts if at > time.time() - 3600)
         environment = os.environ | {RESTARTS_VARIABLE: str(recent)}
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
@@ -88,13 +87,13 @@ class Child:
         if self._process and self._process.stdin:
             self._process.stdin.close()
 
-    def wait(self, until: float) -> None:
-        """Wait for the exit until a monotonic time, then kill."""
+    def wait(self, until: float, hurry: threading.Event) -> None:
+        """Wait for the exit until a monotonic time or until someone is in a hurry, then kill."""
         if self._process is None:
             return
-        try:
-            self._process.wait(max(0.1, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
+        while self._process.poll() is None:
+            if time.monotonic() < until and not hurry.wait(WATCH_SECONDS / 5):
+                continue
             LOG.warning("worker %s did not stop in time", self.name, extra={"action": "kill", "worker": self.name})
             self._process.kill()
             self._process.wait()
@@ -108,6 +107,8 @@ class Child:
 def run(settings: Settings, only: Sequence[str] = (), ready: Callable[[str], None] | None = None) -> int:
     """Run the hub until SIGTERM or SIGINT; `ready` is told the console's address. Returns the exit code.
 
+    A second signal does not wait for workers that are still finishing: what they had begun is done again next time.
+
     Raises `ConfigError` (a mapping is wrong) or `Unavailable` (port in use, state not writable) before any start.
     """
     logs.configure()
@@ -120,32 +121,34 @@ def run(settings: Settings, only: Sequence[str] = (), ready: Callable[[str], Non
             "mapping %s has changed and waits to be applied", name, extra={"action": "pending", "mapping": name}
         )
     _forget_strangers(settings, state)
-    stop = threading.Event()
+    stop, hurry = threading.Event(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: (hurry if stop.is_set() else stop).set())
     children = [Child(name, settings.file.resolve()) for name in chosen]
-    for child in children:
-        child.start()
-    serve(settings, state, listener)
-    scheduler = _schedule(settings, state)
-    if ready:
-        ready(f"http://{settings.http.host}:{listener.getsockname()[1]}")
-    while not stop.wait(WATCH_SECONDS):
+    try:
         for child in children:
-            child.watch()
-    scheduler.shutdown(wait=False)
-    stop_all(children)
-    state.close()
+            child.start()
+        serve(settings, state, listener)
+        scheduler = _schedule(settings, state)
+        if ready:
+            ready(f"http://{settings.http.host}:{listener.getsockname()[1]}")
+        while not stop.wait(WATCH_SECONDS):
+            for child in children:
+                child.watch()
+        scheduler.shutdown(wait=False)
+    finally:
+        stop_all(children, hurry)
+        state.close()
     return 0
 
 
-def stop_all(children: Sequence[Child]) -> None:
-    """Stop every worker, all at once, within `STOP_SECONDS`."""
+def stop_all(children: Sequence[Child], hurry: threading.Event) -> None:
+    """Stop every worker, all at once, within `STOP_SECONDS`, or now when `hurry` is set."""
     until = time.monotonic() + STOP_SECONDS
     for child in children:
         child.ask_to_stop()
     for child in children:
-        child.wait(until)
+        child.wait(until, hurry)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -158,10 +161,13 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(128)
     except OSError as error:
         listener.close()
+        in_use = error.errno == errno.EADDRINUSE
         raise Unavailable(
-            "port_in_use",
+            "port_in_use" if in_use else "cannot_listen",
             f"http: cannot listen on {host}:{port}: {error.strerror}",
-            hint="stop what listens there, or set http.port (0 takes any free one)",
+            hint="stop what listens there, or set http.port (0 takes any free one)"
+            if in_use
+            else "correct http.host and http.port",
         ) from error
     return listener
 
@@ -232,7 +238,8 @@ def lowest_offsets(state: State) -> dict[TopicPartition, int]:
     for beat in state.workers():
         figures: dict[str, Any] = beat.detail.get("pipelines", {})
         for name, one in figures.items():
-            told.setdefault(name, {}).setdefault(one["topic"], {}).update(one["offsets"])
+            known = told.setdefault(name, {}).setdefault(one["topic"], {})
+            known |= {key: min(offset, known.get(key, offset)) for key, offset in one["offsets"].items()}
     lowest: dict[TopicPartition, int] = {}
     unknown: set[str] = set()
     for pipeline in state.pipelines():

@@ -18,11 +18,15 @@ from typing import Any, Protocol
 from sync_hub import settings as configuration
 from sync_hub.errors import SyncHubError
 from sync_hub.runtime import logs
-from sync_hub.runtime.control import Beat, Control
+from sync_hub.runtime.control import Beat, Control, refuse_requests
 from sync_hub.settings import Settings
 from sync_hub.state import State
 
 LOG = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 9.0
+"""A worker that was told to stop and still hangs in a driver by then is ended by the kernel."""
+RETRY_LOOK_SECONDS = 0.2
 
 
 class Loop(Protocol):
@@ -73,8 +77,9 @@ def _work(name: str, settings: Settings) -> int:
         while not control.stopping.is_set():
             _run_once(loop, control, state)
         control.state = "stopped"
-    except BaseException:
-        control.state = "failed"
+    except BaseException as error:
+        hint = "look into the log; the worker is started again"
+        control.failed(SyncHubError("unexpected", f"{type(error).__name__}: {error}", hint=hint))
         raise
     finally:
         beat.end()
@@ -89,10 +94,11 @@ def _run_once(loop: Loop, control: Control, state: State) -> None:
     except SyncHubError as error:
         control.failed(error)
         LOG.error("stopped: %s", error, extra={"action": "stop_worker", "code": error.code})  # noqa: TRY400
+        refuse_requests(control, state)  # what was asked before this failure was not about it
         while not control.stopping.is_set():
-            control.wait(0.5)
-            if control.requests:
-                state.finish_request(control.requests.popleft().id, {"ok": True})
+            control.wait(RETRY_LOOK_SECONDS)
+            if request := control.take():
+                state.finish_request(request.id, {"ok": True})
                 control.running()
                 return
 
@@ -113,18 +119,19 @@ def _loop(name: str, settings: Settings, state: State, control: Control) -> Loop
 
 def _stop_when_told(control: Control) -> None:
     def stop(*_: object) -> None:
-        control.stopping.set()
+        if not control.stopping.is_set():
+            signal.setitimer(signal.ITIMER_REAL, DRAIN_SECONDS)  # nobody catches SIGALRM: it ends the process
+            control.stopping.set()
+
+    def stop_at_end_of_input() -> None:
+        while os.read(0, 4096):
+            pass
+        stop()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
     if not sys.stdin.isatty():
-        threading.Thread(target=_stop_at_end_of_input, args=(control,), name="stdin", daemon=True).start()
-
-
-def _stop_at_end_of_input(control: Control) -> None:
-    while os.read(0, 4096):
-        pass
-    control.stopping.set()
+        threading.Thread(target=stop_at_end_of_input, name="stdin", daemon=True).start()
 
 
 if __name__ == "__main__":

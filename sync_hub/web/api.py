@@ -9,6 +9,7 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from sync_hub.web import subjects
 from sync_hub.web.reader import HealthReader, one_line
 from sync_hub.web.subjects import pause_until, subject
 
@@ -118,11 +119,11 @@ def api_routes(reader: HealthReader) -> APIRouter:
 
     @routes.post("/resume")
     def resume(request: ResumeRequest) -> Document:
-        """Take a pause back."""
+        """Take a pause back, and have what failed tried again."""
         full = _subject(reader, request.name)
-        changed = reader.state.resume(full)
+        unpaused, failed = subjects.resume(full, reader.settings, reader.state)
         reader.fresh()
-        return {"subject": full, "paused": False, "changed": changed}
+        return {"subject": full, "paused": False, "changed": unpaused, "tried_again": failed}
 
     return routes
 

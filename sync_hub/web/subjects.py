@@ -5,11 +5,21 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from sync_hub.errors import ConfigError
+from sync_hub.runtime.worker import names as worker_names
 from sync_hub.settings import Settings, duration_seconds
+from sync_hub.state import State, Worker
 
 KINDS = ("source", "target", "pipeline")
+
+
+class Resumed(NamedTuple):
+    """What a resume met: whether there was a pause to take back, and whether something had failed."""
+
+    unpaused: bool
+    failed: bool
 
 
 def subject(name: str, settings: Settings, pipelines: Iterable[str]) -> str:
@@ -30,6 +40,26 @@ def subject(name: str, settings: Settings, pipelines: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, [*names, *known], n=1)
     hint = f"did you mean {close[0]}?" if close else f"known are: {', '.join(names[:20]) or 'none'}"
     raise ConfigError("unknown_name", f"there is no source, target or pipeline {name!r}", hint=hint)
+
+
+def resume(full: str, settings: Settings, state: State) -> Resumed:
+    """Take a pause back, and have what failed tried again: a worker, or a pipeline in it, that waits for a person."""
+    kind, _, name = full.partition(":")
+    target = next((one.target for one in state.pipelines() if kind == "pipeline" and one.name == name), name)
+    mine = f"capture:{name}" if kind == "source" else f"deliver:{target}"
+    workers = [worker for worker in worker_names(settings) if worker == mine or worker.startswith(f"{mine}:")]
+    arguments = {"pipeline": name} if kind == "pipeline" else {}
+    failed = any(_failed(worker, arguments.get("pipeline")) for worker in state.workers() if worker.name in workers)
+    unpaused = state.resume(full)
+    for worker in workers:
+        state.ask(worker, "retry", arguments)
+    return Resumed(unpaused, failed)
+
+
+def _failed(worker: Worker, pipeline: str | None) -> bool:
+    reports = worker.detail.get("pipelines", {})
+    chosen = reports.values() if pipeline is None else [reports.get(pipeline, {})]
+    return worker.state == "failed" or any(report.get("state") == "failed" for report in chosen)
 
 
 def pause_until(duration: str, now: float) -> float | None:
