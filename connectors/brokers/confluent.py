@@ -124,7 +124,7 @@ class ConfluentClient:
         self._settings = connection_settings(options)
         self._timeout = options.timeout_seconds
         self._admin: Any = None
-        self._login_error = ""
+        self._last_error: KafkaError | None = None
 
     def _open(self) -> Any:
         if self._admin is None:
@@ -132,20 +132,18 @@ class ConfluentClient:
         return self._admin
 
     def _noticed(self, error: KafkaError) -> None:
-        if error.code() in _LOGIN:
-            self._login_error = error.str()
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:
+            self._last_error = error
 
     def _metadata(self, topic: str | None = None) -> Any:
-        """The cluster's own list; librdkafka says only that it timed out when the login was refused."""
-        self._login_error = ""
+        """The cluster's own list. On failure the call itself says only that it timed out; the callback says why."""
+        self._last_error = None
         admin = self._open()
         try:
             return admin.list_topics(topic=topic, timeout=self._timeout)
         except KafkaException as error:
             admin.poll(0)
-            if self._login_error:
-                raise common.login_failed(self._login_error) from error
-            _raise("connecting", error.args[0])
+            _raise("connecting", self._last_error or error.args[0])
 
     def brokers(self) -> int:
         """See `Client.brokers`."""

@@ -33,6 +33,11 @@ T = TypeVar("T")
 if logging.getLogger("kafka").level == logging.NOTSET:
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters is raised; the rest would only repeat it
 
+_connection_log = logging.getLogger("kafka.net.manager")
+_connection_log.setLevel(logging.WARNING)
+_connection_log.propagate = False
+
+_LOGIN = (errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
 _PERMANENT = (
     errors.InvalidReplicationFactorError,
     errors.InvalidPartitionsError,
@@ -79,7 +84,7 @@ def connection_settings(options: KafkaOptions) -> dict[str, Any]:
 
 def _raise(what: str, error: Exception) -> NoReturn:
     """Turn an error of the library into ours."""
-    if isinstance(error, (errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)):
+    if isinstance(error, _LOGIN):
         raise common.login_failed(error) from error
     if isinstance(error, (errors.OffsetOutOfRangeError, errors.NoOffsetForPartitionError, errors.LogTruncationError)):
         raise common.offset_gone(what, error) from error
@@ -91,7 +96,7 @@ def _raise(what: str, error: Exception) -> NoReturn:
         raise common.topic_missing(what) from error
     if isinstance(error, _PERMANENT):
         raise common.refused(what, error) from error
-    if isinstance(error, errors.BrokerResponseError):
+    if isinstance(error, errors.BrokerResponseError) and not isinstance(error, errors.RequestTimedOutError):
         raise common.not_ready(what, error) from error
     raise common.unreachable(what, error) from error
 
@@ -101,6 +106,33 @@ def _asking(what: str, ask: Callable[[], T]) -> T:
         return ask()
     except (errors.KafkaError, OSError) as error:
         _raise(what, error)
+
+
+class _Reason(logging.Handler):
+    """The library says only in its log why it cannot connect; this keeps the last reason."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error: Exception | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Look for an exception among what is logged; a refused login is not forgotten for what it leads to."""
+        found = [argument for argument in record.args or () if isinstance(argument, Exception)]
+        for error in found:
+            if not isinstance(self.error, _LOGIN) and not isinstance(error, errors.KafkaTimeoutError):
+                self.error = error
+
+
+def _connecting(what: str, connect: Callable[[], T]) -> T:
+    reason = _Reason()
+    _connection_log.addHandler(reason)
+    try:
+        return connect()
+    except (errors.KafkaError, OSError) as error:
+        known = reason.error if isinstance(error, errors.KafkaTimeoutError) else None
+        _raise(what, known or error)
+    finally:
+        _connection_log.removeHandler(reason)
 
 
 class KafkaPythonClient:
@@ -114,7 +146,7 @@ class KafkaPythonClient:
     def _open(self) -> Any:
         if self._admin is None:
             settings = self._settings | {"request_timeout_ms": int(self._options.timeout_seconds * 1000)}
-            self._admin = _asking("connecting", lambda: kafka.KafkaAdminClient(**settings))
+            self._admin = _connecting("connecting", lambda: kafka.KafkaAdminClient(**settings))
         return self._admin
 
     def brokers(self) -> int:
@@ -178,7 +210,7 @@ class KafkaPythonClient:
     def producer(self, limits: ProducerLimits) -> KafkaPythonProducer:
         """See `Client.producer`."""
         settings = self._settings | delivery_settings(self._options, limits)
-        return KafkaPythonProducer(_asking("connecting to publish", lambda: kafka.KafkaProducer(**settings)))
+        return KafkaPythonProducer(_connecting("connecting to publish", lambda: kafka.KafkaProducer(**settings)))
 
     def group_consumer(self, topics: Sequence[str], group: str, instance: str) -> KafkaPythonConsumer:
         """See `Client.group_consumer`."""
@@ -206,7 +238,7 @@ class KafkaPythonClient:
             "max_partition_fetch_bytes": common.FETCH_BYTES,
             "metrics_enabled": False,
         }
-        return _asking("connecting to read", lambda: kafka.KafkaConsumer(**settings, **reading))
+        return _connecting("connecting to read", lambda: kafka.KafkaConsumer(**settings, **reading))
 
     def close(self) -> None:
         """See `Client.close`."""
