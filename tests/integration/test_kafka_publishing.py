@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -111,7 +110,7 @@ def outages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Outa
         patch.setattr(kafka_broker, "_ROOM_SECONDS", 0.2)
         for outage in found.values():
             outage.before()
-        server.stop(signal.SIGKILL)
+        server.stop()
         for outage in found.values():
             outage.during()
         server.start()
@@ -314,6 +313,8 @@ def test_new_topics_are_safe_and_compacted_ones_are_refused(make: Make, kafka_ad
     with pytest.raises(Fatal, match="topic_compacted"):
         broker.create_topics([compacted])
     warnings = {finding.code: finding for finding in broker.check()}
+    with closing(kafka.KafkaAdminClient(bootstrap_servers=kafka_address)) as admin:
+        admin.delete_topics([compacted])
     assert compacted in warnings["topic_compacted"].message
     assert warnings["not_replicated"].severity == "warning"
 
