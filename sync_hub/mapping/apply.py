@@ -12,7 +12,7 @@ from msgspec import Struct
 from sync_hub.errors import Rejected
 from sync_hub.mapping.fields import Field, compile_fields
 from sync_hub.mapping.loader import Bundle
-from sync_hub.mapping.parts import Scopes, key_fields, mapping_hash, row_condition, target_fields
+from sync_hub.mapping.parts import Scopes, key_fields, mapping_hash, row_condition, target_fields, unmarked_fields
 from sync_hub.mapping.scope import Row
 from sync_hub.mapping.spec import MappingSpec, parse_spec
 from sync_hub.mapping.values import from_debezium
@@ -47,6 +47,8 @@ def compile_mapping(bundle: Bundle, source_table: Table, *, secrets: Mapping[str
 class CompiledMapping:
     """`columns` are all that is written, in order, `key` the target's key among them.
 
+    `unmarked_columns` are those that only `on_delete: set` gives a value; every other change sets them to NULL.
+
     Values are wire values (`design.md` §6). Pure: the same event always gives the same change.
     """
 
@@ -54,11 +56,14 @@ class CompiledMapping:
         self.spec = spec
         self.source_table = table
         scopes = Scopes(bundle, table, secrets)
-        self.fields = target_fields(spec, table, scopes.row)
+        fields = target_fields(spec, table, scopes.row)
+        self.mark_fields = compile_fields(spec, spec.on_delete_set, scopes.key, scopes.catalog)
+        unmarked = unmarked_fields(fields, self.mark_fields)
+        self.unmarked_columns = frozenset(field.name for field in unmarked)
+        self.fields = [*fields, *unmarked]
         self.columns = tuple(field.name for field in self.fields)
         self.key = spec.key
         self.key_fields = key_fields(spec, self.fields, scopes)
-        self.mark_fields = compile_fields(spec, spec.on_delete_set, scopes.key, scopes.catalog)
         self.mark_columns = tuple(field.name for field in self.mark_fields)
         self.condition = row_condition(spec, scopes)
         self.hash = mapping_hash(spec, bundle, self.fields, self._secrets_used(), secrets)
@@ -80,11 +85,9 @@ class CompiledMapping:
 
     def target_columns(self) -> tuple[Column, ...]:
         """The columns that `create: true` makes: types as inferred or declared, in PostgreSQL's spelling."""
-        marks = [field for field in self.mark_fields if field.name not in self.columns]
-        nullable = {field.name: field.nullable and field.name not in self.key for field in self.fields}
         return tuple(
-            Column(field.name, field.type_name, nullable.get(field.name, True), field.type_name)
-            for field in (*self.fields, *marks)
+            Column(field.name, field.type_name, field.nullable and field.name not in self.key, field.type_name)
+            for field in self.fields
         )
 
     def event_columns(self) -> frozenset[str]:

@@ -73,8 +73,15 @@ class _Check:
                 name = f"target {self._spec.target} has no table {self._spec.target_table}"
                 yield self._found("target_table_missing", name, "to", "table", hint="write create: true under `to`")
             return
+        marked = self._mapping.unmarked_columns
         for field in (*self._mapping.fields, *self._mapping.mark_fields):
-            yield from self._field(field)
+            if field.path or field.name not in marked:
+                yield from self._field(field)
+        for name in sorted(marked & self._columns.keys()):
+            if not self._columns[name].nullable:
+                message = f"{name} takes no NULL, which stands for a row that is there"
+                hint = f"say under `fields` what {name} is then"
+                yield self._found("marked_column_not_null", message, "on_delete", "set", name, hint=hint)
         yield from self._target_key()
         yield from self._unwritten()
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from sync_hub.mapping.fields import Field, compile_fields, compile_text, copied
 from sync_hub.mapping.loader import Bundle
 from sync_hub.mapping.lookups import parse_lookup
-from sync_hub.mapping.scope import EVENT_FACTS, FACTS, Expression, Scope
+from sync_hub.mapping.scope import EVENT_FACTS, FACTS, Expression, Row, Scope
 from sync_hub.mapping.spec import MappingSpec
 from sync_hub.mapping.types import SqlType, parse_type
 from sync_hub.model import Table
@@ -61,6 +61,20 @@ def target_fields(spec: MappingSpec, table: Table, scope: Scope) -> list[Field]:
             compile_text(spec, '"' + name.replace('"', '""') + '"', ("copy", index), scope)
     paths = {name: ("copy", index) for index, name in enumerate(spec.copy)}
     return fields + copied(spec.copy, scope, catalog, paths)
+
+
+def unmarked_fields(fields: Sequence[Field], marks: Sequence[Field]) -> list[Field]:
+    """NULL for what only `on_delete: set` writes: a row that comes back is not deleted any more."""
+    written = {field.name for field in fields}
+    return [
+        Field(mark.name, _null, mark.type, nullable=True, expression=Expression(mark.type, _null, constant=True))
+        for mark in marks
+        if mark.name not in written
+    ]
+
+
+def _null(_row: Row) -> None:
+    return None
 
 
 def key_fields(spec: MappingSpec, fields: Sequence[Field], scopes: Scopes) -> list[Field]:

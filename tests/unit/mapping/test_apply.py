@@ -117,6 +117,13 @@ def test_on_delete_set_marks_the_row() -> None:
     assert [column.name for column in mapping.target_columns()] == ["id", "label", "price", "gone_at", "status", "was"]
 
 
+def test_a_row_that_comes_back_is_not_marked_any_more() -> None:
+    mapping = compiled(BASE + "on_delete: {set: {gone_at: _committed_at}}\n")
+    row = {"id": 7, "name": "x", "price": "1", "active": True}
+    found = only(mapping, change("create", row, key={"id": 7}))
+    assert dict(zip(mapping.columns, found.values, strict=True))["gone_at"] is None
+
+
 def test_on_delete_set_may_read_only_the_key() -> None:
     with pytest.raises(ConfigError, match="not part of the source's key") as caught:
         compiled(BASE + "on_delete:\n  set: {status: upper(name)}\n")

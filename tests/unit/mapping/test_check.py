@@ -51,6 +51,16 @@ def test_a_column_the_target_has_not() -> None:
     )
 
 
+def test_a_column_that_only_a_delete_sets_must_take_null() -> None:
+    columns = (*target().columns, Column("gone", "boolean", nullable=False, default=True))
+    table = Table("public", "item_view", columns, key=("id",), unique=(("id",),))
+    found = one(BODY + "on_delete: {set: {gone: true}}\n", table)
+    assert found.code == "marked_column_not_null"
+    assert not findings(
+        BODY.replace("label: name", "label: name\n  gone: false") + "on_delete: {set: {gone: true}}\n", table
+    )
+
+
 def test_a_marked_column_is_checked_too() -> None:
     assert one(BODY + "on_delete: {set: {gone: true}}\n", target()).code == "unknown_target_column"
 
