@@ -75,7 +75,10 @@ class Shell:
                 f"{block.place} printed\n{printed}\nand not\n{shown.text if shown else ''}"
             )
             return
-        wait_until(lambda: _as_shown(self.run(block.text, may_fail=True), self._replaced(shown.text)), f"{block.place}: {shown.text}")
+        wait_until(
+            lambda: _as_shown(self.run(block.text, may_fail=True), self._replaced(shown.text)),
+            f"{block.place}: {shown.text}",
+        )
 
     def _write(self, block: Block) -> None:
         path = self.folder / self.run("pwd").strip() / block.file
@@ -88,7 +91,7 @@ class Shell:
         return text
 
     def _read(self) -> str:
-        """Everything up to the end of the block. Processes in the background keep the pipe open, so EOF says nothing."""
+        """Everything up to the end of the block. Processes in the background keep the pipe open: EOF says nothing."""
         assert self._process.stdout
         found, give_up = b"", time.monotonic() + DEADLINE_SECONDS
         end = re.compile(rf"\n{_END} \d+\n".encode())
