@@ -210,7 +210,7 @@ def _settings(document: Node, file: Path, environment: Mapping[str, str]) -> Set
 
 
 def project_root(file: Path) -> Path:
-    """What relative paths are relative to: the parent of `config/` if the file is in one, else the working directory."""
+    """What relative paths are relative to: `config/`'s parent if the file is in one, else the working directory."""
     folder = file.resolve().parent
     return folder.parent if folder.name == "config" else Path.cwd()
 

@@ -229,17 +229,30 @@ class _Builder:
         return Place(mark.line + 1 + self._lines_before, mark.column + 1, getattr(node, "style", None) or "")
 
     def _error(self, code: str, message: str, place: Place) -> ConfigError:
-        return ConfigError(code, message, where=f"{self._file}:{place.line}:{place.column}")
+        return ConfigError(code, message, where=f"{self._file}:{place.line}:{place.column}", hint=_HINTS[code])
+
+
+_HINTS = {
+    "yaml_too_large": "write the values out, or split the file",
+    "yaml_key": "put it in quotes",
+    "yaml_duplicate_key": "remove or rename one of them",
+    "yaml_tag": "remove the tag; put the value in quotes if it is text",
+}
 
 
 def _unreadable(error: BaseException, text: str, file: str, first_line: int) -> ConfigError:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if mark is None:
         reason = getattr(error, "reason", None) or "nested too deeply"
-        return ConfigError("yaml_syntax", str(reason), where=file)
+        return ConfigError("yaml_syntax", str(reason), where=file, hint="remove control characters and deep nesting")
     problem = getattr(error, "problem", None) or "not YAML"
     where = f"{file}:{mark.line + first_line}:{mark.column + 1}"
-    return ConfigError("yaml_syntax", str(problem), where=where, hint=_quoting_hint(text, mark.line))
+    return ConfigError(
+        "yaml_syntax",
+        str(problem),
+        where=where,
+        hint=_quoting_hint(text, mark.line) or "look at indentation, quotes and brackets",
+    )
 
 
 def _quoting_hint(text: str, line: int) -> str:

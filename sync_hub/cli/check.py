@@ -76,7 +76,7 @@ class Check:
         try:
             self._mappings(bundles, written)
             for name, sink in self._sinks.items():
-                self._part(f"targets.{name}", partial(sink.check, sorted(set(written[name]))))
+                self._part(f"targets.{name}", partial(self._target, sink, sorted(set(written[name]))))
         finally:
             for sink in self._sinks.values():
                 sink.close()
@@ -114,12 +114,18 @@ class Check:
         finally:
             state.close()
 
-    def _broker(self) -> list[Finding]:
+    def _broker(self) -> Iterable[Finding]:
         broker = self._settings.new_broker()
         try:
-            return list(broker.check())
+            yield from broker.check()
+            broker.topics()  # raises where it does not answer: that is another exit code than a finding
         finally:
             broker.close()
+
+    def _target(self, sink: Any, tables: list[str]) -> Iterable[Finding]:
+        yield from sink.check(tables)
+        for table in tables:
+            sink.describe(table)
 
     def _source(self, name: str) -> Iterable[Finding]:
         source = self._settings.source(name)
@@ -185,8 +191,8 @@ class Check:
             return
         try:
             target_table = self._sinks[spec.target].describe(spec.target_table)
-        except Unavailable as error:
-            self._add(_found(error, f"targets.{spec.target}"), 3)
+        except (ConfigError, Unavailable) as error:
+            self._add(_found(error, f"targets.{spec.target}"), error.exit_code)
             return
         yield from check_mapping(compiled, table, target_table)
 

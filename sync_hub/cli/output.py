@@ -12,7 +12,8 @@ from typing import IO, Any
 
 COLOURS = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "magenta": "35", "cyan": "36", "dim": "2"}
 
-WIDTH_WITHOUT_TERMINAL = 200
+WIDTH_WITHOUT_TERMINAL = 10_000
+"""Wide enough that every row stays one line: what reads it there is a program or a file."""
 
 STATE_COLOURS = {
     "ok": "green", "running": "green", "streaming": "green", "degraded": "yellow", "retrying": "yellow",

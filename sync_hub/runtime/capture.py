@@ -16,7 +16,7 @@ from sync_hub.envelope import Encoder, topic_name
 from sync_hub.errors import ConfigError, PublishingBroken, Unavailable
 from sync_hub.model import ChangeEvent, Heartbeat, Outgoing, SourceBatch, Table, TopicInfo
 from sync_hub.ports import Broker, Source
-from sync_hub.runtime.control import Control, Rate, described, refuse_requests
+from sync_hub.runtime.control import Control, Rate, answer_requests, described
 from sync_hub.runtime.retry import Backoff
 from sync_hub.runtime.snapshot import Snapshots
 from sync_hub.settings import Settings
@@ -61,7 +61,9 @@ class Capture:
                 seconds = backoff.next_seconds()
                 control.backing_off(error)
                 LOG.warning("%s; next attempt in %.1f s", error, seconds, extra={"action": "retry", "code": error.code})
-                control.wait(seconds)
+                if control.wait_to_retry(seconds):
+                    answer_requests(control, self._state, done=True)
+                    backoff.reset()
 
     def detail(self) -> dict[str, Any]:
         """Figures for the beat; called from the beat's thread."""
@@ -95,7 +97,7 @@ class Capture:
             self._session, self._raise_epoch, self._phase = session, False, "streaming"
             while not self._control.stopping.is_set() and not self._paused():
                 self._control.turn()
-                refuse_requests(self._control, self._state)
+                answer_requests(self._control, self._state, done=False)
                 self._events.add(session.turn())
                 self._control.running()
                 backoff.reset()

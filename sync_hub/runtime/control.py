@@ -80,6 +80,14 @@ class Control:
         while (left := end - time.monotonic()) > 0 and not self.stopping.wait(min(left, 0.5)):
             self.turn()
 
+    def wait_to_retry(self, seconds: float) -> bool:
+        """Sleep before another attempt, but not past a stop; True as soon as someone asks for something."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self.stopping.is_set() and not self.asked:
+            self.stopping.wait(min(left, 0.1))
+            self.turn()
+        return self.asked
+
 
 class Beat(threading.Thread):
     """Writes state and figures every `BEAT_SECONDS` and whenever the state changes; brings back pauses and requests."""
@@ -118,10 +126,10 @@ class Beat(threading.Thread):
         self.once()
 
 
-def refuse_requests(control: Control, state: State) -> None:
-    """Answer whatever is asked: there is nothing to do about it."""
+def answer_requests(control: Control, state: State, *, done: bool) -> None:
+    """Answer all that is asked: it is done by what happens next, or there is nothing to do about it."""
     while request := control.take():
-        state.finish_request(request.id, {"ok": False})
+        state.finish_request(request.id, {"ok": done})
 
 
 def described(error: SyncHubError | None) -> dict[str, str] | None:

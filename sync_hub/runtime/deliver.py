@@ -72,7 +72,9 @@ class Deliver:
                 self._next_attempt_at = time.time() + seconds
                 control.backing_off(error)
                 LOG.warning("%s; next attempt in %.1f s", error, seconds, extra={"action": "retry", "code": error.code})
-                control.wait(seconds)
+                if control.wait_to_retry(seconds):
+                    self._answer_requests()
+                    backoff.reset()
 
     def detail(self) -> dict[str, Any]:
         """Figures for the beat; called from the beat's thread."""

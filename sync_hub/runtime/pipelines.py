@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from sync_hub.envelope import topic_name
 from sync_hub.errors import ConfigError, Fatal, SyncHubError
 from sync_hub.mapping.apply import CompiledMapping, compile_mapping
 from sync_hub.mapping.check import check_mapping
+from sync_hub.mapping.faults import SyntaxProblem
 from sync_hub.mapping.loader import Bundle, load_bundles
 from sync_hub.mapping.spec import MappingSpec, parse_spec
 from sync_hub.model import Finding, Offset, Table, TopicInfo
@@ -19,6 +21,8 @@ from sync_hub.ports import Broker, Sink
 from sync_hub.runtime.control import Rate
 from sync_hub.settings import Settings
 from sync_hub.state import Pipeline, State
+
+_NAME = re.compile(r"^\s*[a-z_][a-z0-9_]*\s*$")
 
 
 def configured(settings: Settings) -> dict[str, tuple[Bundle, MappingSpec]]:
@@ -28,14 +32,36 @@ def configured(settings: Settings) -> dict[str, tuple[Bundle, MappingSpec]]:
         spec = parse_spec(bundle)
         for kind, name, known in (("source", spec.source, settings.sources), ("target", spec.target, settings.targets)):
             if name not in known:
-                raise ConfigError(
+                raise spec.error(
                     f"unknown_{kind}",
                     f"mapping {spec.name} names the {kind} {name!r}, which is not configured",
-                    where=f"{bundle.file}:{bundle.line}",
+                    *(("from", "source") if kind == "source" else ("to", "target")),
                     hint=f"configured are: {', '.join(sorted(known))}",
                 )
+        _refuse_broken(spec)
         found[bundle.name] = (bundle, spec)
     return found
+
+
+def _refuse_broken(spec: MappingSpec) -> None:
+    """What is no expression whatever the tables are; the rest is compiled when the source has been described."""
+    from sync_hub.mapping.parse import parse
+
+    fields = (*spec.fields, *spec.on_delete_set)
+    texts = [(field.path, field.expression) for field in fields if not field.is_constant]
+    for path, text in [*texts, (("where",), spec.where or "true")]:
+        if _NAME.match(text):
+            continue  # a column, whose name may be a word of SQL
+        try:
+            parse(text)
+        except SyntaxProblem as problem:
+            raise spec.error(
+                "bad_expression",
+                problem.message,
+                *path,
+                hint=problem.hint or "look for a missing bracket, quote or comma",
+                offset=problem.offset,
+            ) from problem
 
 
 def register(settings: Settings, state: State) -> list[str]:

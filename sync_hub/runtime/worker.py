@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from sync_hub import settings as configuration
 from sync_hub.errors import SyncHubError
 from sync_hub.runtime import logs
-from sync_hub.runtime.control import Beat, Control, refuse_requests
+from sync_hub.runtime.control import Beat, Control, answer_requests
 from sync_hub.settings import Settings
 from sync_hub.state import State
 
@@ -94,11 +94,11 @@ def _run_once(loop: Loop, control: Control, state: State) -> None:
     except SyncHubError as error:
         control.failed(error)
         LOG.error("stopped: %s", error, extra={"action": "stop_worker", "code": error.code})  # noqa: TRY400
-        refuse_requests(control, state)  # what was asked before this failure was not about it
+        answer_requests(control, state, done=False)  # what was asked before this failure was not about it
         while not control.stopping.is_set():
             control.wait(RETRY_LOOK_SECONDS)
-            if request := control.take():
-                state.finish_request(request.id, {"ok": True})
+            if control.asked:
+                answer_requests(control, state, done=True)
                 control.running()
                 return
 

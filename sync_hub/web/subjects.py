@@ -16,7 +16,7 @@ KINDS = ("source", "target", "pipeline")
 
 
 class Resumed(NamedTuple):
-    """What a resume met: whether there was a pause to take back, and whether something had failed."""
+    """What a resume met: whether there was a pause to take back, and whether something had failed or waited."""
 
     unpaused: bool
     failed: bool
@@ -59,7 +59,8 @@ def resume(full: str, settings: Settings, state: State) -> Resumed:
 def _failed(worker: Worker, pipeline: str | None) -> bool:
     reports = worker.detail.get("pipelines", {})
     chosen = reports.values() if pipeline is None else [reports.get(pipeline, {})]
-    return worker.state == "failed" or any(report.get("state") == "failed" for report in chosen)
+    states = {worker.state, *(report.get("state") for report in chosen)}
+    return not states.isdisjoint(("failed", "backing_off"))
 
 
 def pause_until(duration: str, now: float) -> float | None:
