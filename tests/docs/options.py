@@ -9,7 +9,7 @@ from pydantic_core import PydanticUndefined
 
 from tests.docs.pages import codes, table_rows
 
-NONE = ("none", "–", "")
+NONE = ("none", "–")
 
 
 def documented_options(text: str) -> dict[str, str]:
@@ -29,7 +29,7 @@ def stated_options(model: type[BaseModel]) -> dict[str, str]:
 
 def _default(cell: str) -> str:
     quoted = codes(cell)
-    return quoted[0] if quoted else ""
+    return quoted[0] if quoted and not cell.startswith(NONE) else ""
 
 
 def _text(value: Any) -> str:

@@ -101,5 +101,5 @@ def table_rows(text: str) -> list[list[str]]:
 
 
 def codes(text: str) -> list[str]:
-    """The words in backticks."""
-    return re.findall(r"`([^`]+)`", text)
+    """The words in backticks, outside of fenced blocks."""
+    return re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
