@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -113,7 +114,7 @@ class Run:
         for kind in kinds:
             child = self._children.pop(kind)
             self.peak_bytes[kind] = _peak_bytes(child.pid)
-            stop_all([child])
+            stop_all([child], threading.Event())
 
     def wait_loaded(self) -> None:
         """Wait until the pipeline streams: its existing rows, none, are loaded."""

@@ -246,6 +246,7 @@ class ConfluentClient:
             "auto.offset.reset": "error",
             "queued.max.messages.kbytes": 4096,
             "fetch.message.max.bytes": common.FETCH_BYTES,
+            "fetch.max.bytes": common.FETCH_TOTAL_BYTES,
             "fetch.queue.backoff.ms": 5,
             "fetch.wait.max.ms": 100,
             "check.crcs": True,

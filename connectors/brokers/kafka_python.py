@@ -26,7 +26,6 @@ from sync_hub.model import Outgoing, Record, TopicPartition
 UNACKNOWLEDGED_BYTES = 32 * 1024 * 1024
 _FOREVER_MILLISECONDS = 2**31 - 1
 _JOIN_MILLISECONDS = 1000
-_FETCH_ALL_BYTES = 16 * 1024 * 1024
 
 T = TypeVar("T")
 
@@ -234,7 +233,7 @@ class KafkaPythonClient:
             "auto_offset_reset": "none",
             "allow_auto_create_topics": False,
             "metadata_max_age_ms": common.METADATA_MILLISECONDS,
-            "fetch_max_bytes": _FETCH_ALL_BYTES,
+            "fetch_max_bytes": common.FETCH_TOTAL_BYTES,
             "max_partition_fetch_bytes": common.FETCH_BYTES,
             "metrics_enabled": False,
         }

@@ -27,7 +27,7 @@ from sync_hub.state import Pipeline, State
 LOG = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
-POLL_RECORDS = 5000
+POLL_RECORDS = 3000
 LOOK_SECONDS = 1.0
 BARRIER_SECONDS = 0.1
 RELOAD_SECONDS = 0.2

@@ -19,7 +19,7 @@ from sync_hub.model import TopicPartition
 from tests.end_to_end.hub import Hub, wait_until
 from tests.end_to_end.workload import KEYS, MAPPINGS, SCHEMA, Writer
 
-KILLS = 20
+KILLS = {"embedded": 20, "kafka": 20, "kafka-python": 6}
 
 AUDIT = """
 create table writes (at bigserial, account bigint, event text);
@@ -76,7 +76,9 @@ http: {{port: 0}}
     hub.close()
 
 
-def test_kills_at_random_moments_lose_and_double_nothing(hub: Hub, source_dsn: str, target_dsn: str) -> None:
+def test_kills_at_random_moments_lose_and_double_nothing(
+    hub: Hub, source_dsn: str, target_dsn: str, request: pytest.FixtureRequest
+) -> None:
     truth = f"truth_{uuid.uuid4().hex[:8]}"
     hub.start()
     writers = [Writer(source_dsn, seed) for seed in (1, 2)]
@@ -87,7 +89,7 @@ def test_kills_at_random_moments_lose_and_double_nothing(hub: Hub, source_dsn: s
         connection.execute("select pg_create_logical_replication_slot(%s, 'test_decoding')", (truth,))
     chance = random.Random(7)
     killed: set[int] = set()
-    for turn in range(KILLS):
+    for turn in range(KILLS[request.node.callspec.params["broker"]]):
         name = ["capture", "deliver"][turn % 2]
         pid = wait_until(lambda name=name: _running(hub, name, killed), f"{name} works again")
         killed.add(pid)
