@@ -210,5 +210,5 @@ def _oversize(event: ChangeEvent) -> Rejected:
     return Rejected(
         "row_too_large",
         f"{event.schema}.{event.table} {event.key}: a row of {event.oversize_bytes} bytes does not fit into its topic",
-        hint="raise the topic's max.message.bytes, then update the row at the source",
+        hint="raise the topic's limit (max.message.bytes, max_record_bytes), then load the pipeline again",
     )

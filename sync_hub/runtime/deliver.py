@@ -30,6 +30,8 @@ POLL_SECONDS = 0.1
 POLL_RECORDS = 3000
 LOOK_SECONDS = 1.0
 BARRIER_SECONDS = 0.1
+OF_ONE_TOPIC = frozenset({"offset_gone", "topic_missing", "topic_recreated", "topic_compacted", "partitions_changed"})
+"""What a subscription raises about one of its topics."""
 RELOAD_SECONDS = 0.2
 """Two workers that write for the same partitions take turns; the pause keeps them from doing nothing else."""
 
@@ -52,8 +54,8 @@ class Deliver:
     def run(self) -> None:
         """Deliver until stopped; what is not available is tried again for ever, with backoff.
 
-        What is `Fatal` while it works may concern one topic only: the next session looks at each pipeline by itself
-        and goes on with the others. It raises what it meets before it works.
+        What is `Fatal` about one topic stops only the pipelines that read it: the next session looks at each pipeline
+        by itself. What it meets before it works, it raises.
         """
         control, backoff = self._control, self._backoff
         while not control.stopping.is_set():
@@ -63,7 +65,7 @@ class Deliver:
                 LOG.warning("%s", error, extra={"action": "reload_offsets", "code": error.code})
                 control.wait(RELOAD_SECONDS)
             except Fatal as error:
-                if not self._worked:
+                if error.code not in OF_ONE_TOPIC or not self._worked:
                     raise
                 self._worked = False
                 LOG.warning("%s; finding out whom it concerns", error, extra={"action": "retry", "code": error.code})
@@ -374,7 +376,8 @@ def _about(work: Work, error: Rejected) -> Rejected:
     if not work.items:
         return error
     event = work.items[0].event
-    message = f"{event.schema}.{event.table} {event.key}: {error.message}"
+    state = f" (SQLSTATE {error.sqlstate})" if error.sqlstate else ""
+    message = f"{event.schema}.{event.table} {event.key}: {error.message}{state}"
     return Rejected(error.code, message, sqlstate=error.sqlstate, hint=error.hint, command=error.command)
 
 

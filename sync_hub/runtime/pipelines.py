@@ -153,8 +153,14 @@ class Delivery:
 
     def start(self, sink: Sink, broker: Broker, state: State) -> None:
         """Make sure of an offset row for every partition. A pipeline that is new starts at the topic's end."""
-        rows = sink.load_offsets([self.name])
         phase = _phase(state, self.name)
+        rows = sink.load_offsets([self.name])
+        if not rows and phase not in {"new", "starting"}:
+            raise Fatal(
+                "offsets_lost",
+                f"target {self.pipeline.target} no longer knows how far pipeline {self.name} has come",
+                hint="it was restored from a backup, or sync_hub_offsets was emptied: load the pipeline again",
+            )
         if phase == "new" and rows and _phase(state, self.name) == "new":
             raise Fatal(
                 "offsets_without_state",
