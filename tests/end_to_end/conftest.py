@@ -24,3 +24,13 @@ def own_server(server_folder: Path) -> Iterator[LocalPostgres]:
         connection.execute("select pg_reload_conf()")
     yield server
     server.stop("immediate")
+
+
+@pytest.fixture(scope="session")
+def own_target(server_folder: Path) -> Iterator[LocalPostgres]:
+    """A PostgreSQL that receives, and that a test may stop."""
+    server = LocalPostgres(server_folder / "own-target", settings={"fsync": "off"})
+    server.folder.mkdir()
+    server.start()
+    yield server
+    server.stop("immediate")
