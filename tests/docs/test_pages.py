@@ -46,7 +46,7 @@ def test_blocks_of_data_are_well_formed(page: Path) -> None:
 def test_every_command_exists_with_its_options(page: Path) -> None:
     for block in blocks(page):
         for words in _commands(block):
-            _parse(typer.main.get_command(cli.app), words, block.place)
+            parse_command(words, block.place)
 
 
 def _commands(block: Block) -> list[list[str]]:
@@ -63,7 +63,9 @@ def _commands(block: Block) -> list[list[str]]:
     return found
 
 
-def _parse(command: Any, words: list[str], place: str) -> None:
+def parse_command(words: list[str], place: str) -> None:
+    """Fail unless the command line knows the command and its options."""
+    command: Any = typer.main.get_command(cli.app)
     context = command.make_context("sync-hub", list(words), resilient_parsing=False) if words != ["--version"] else None
     while context is not None and hasattr(context.command, "commands"):
         rest = [*getattr(context, "_protected_args", ()), *context.args]
