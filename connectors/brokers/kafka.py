@@ -88,6 +88,7 @@ class KafkaBroker:
     def publish(self, records: Sequence[Outgoing]) -> None:
         """See `Broker.publish`. `Unavailable` means that none of these records was taken: call again later."""
         if not records:
+            self._ready_producer()
             return
         partitions = self._partitions_for(records)
         self._verify()

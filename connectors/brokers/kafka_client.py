@@ -14,7 +14,7 @@ from sync_hub.errors import Fatal, PublishingBroken, Unavailable
 from sync_hub.model import Outgoing, Record, TopicPartition
 
 BATCH_BYTES = 1024 * 1024
-LINGER_MILLISECONDS = 20
+LINGER_MILLISECONDS = 5
 SESSION_MILLISECONDS = 6000
 HEARTBEAT_MILLISECONDS = 2000
 METADATA_MILLISECONDS = 10_000

@@ -136,6 +136,7 @@ class Session:
         for topic, info in self._topics.items():
             ends = self._broker.end_offsets(topic)
             self._ends[topic] = [ends[partition] for partition in range(info.partitions)]
+        self._broker.publish([])
         position = self._source.open(self._state.position(self._name), raise_epoch=raise_epoch)
         self._state.save_position(self._name, position)
         self._state.save_tables(self._name, list(tables.values()))
