@@ -196,7 +196,7 @@ class CompiledMapping:
             return Rejected(
                 "row_too_large",
                 f"mapping {self.spec.name}: the row has {event.oversize_bytes} bytes, too many for the topic",
-                hint="raise the topic's max.message.bytes, or exclude a column, and load the row again",
+                hint="raise the topic's limit and update the row at the source: the newer event replaces this one",
             )
         return Rejected("row_missing", f"mapping {self.spec.name}: the event carries no row")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -100,9 +101,6 @@ def select(pipeline: str, offsets: dict[int, Offset], partitions: Mapping[int, S
                 if event.operation == "truncate":
                     barriers[partition] = Barrier(offset, event.version)
                     break
-                if event.oversize_bytes:
-                    problem = Failure(partition, offset, _oversize(event))
-                    break
                 if not event.pipelines or pipeline in event.pipelines:
                     items.append(Item(partition, offset, event))
                 last_version = event.version or last_version
@@ -132,6 +130,22 @@ def _newest_versions(items: Iterable[Item]) -> dict[int, str]:
         if item.event.version > newest.get(item.partition, ""):
             newest[item.partition] = item.event.version
     return newest
+
+
+def superseded(items: Sequence[Item]) -> set[tuple[int, int]]:
+    """Partition and offset of each item whose key has a later whole event: the newest state wins.
+
+    A later event that lacks columns replaces nothing.
+    """
+    later: set[tuple[int, bytes]] = set()
+    found = set()
+    for item in reversed(items):
+        key = (item.partition, msgspec.json.encode(item.event.key))
+        if key in later:
+            found.add((item.partition, item.offset))
+        elif not item.event.unchanged:
+            later.add(key)
+    return found
 
 
 def halves(work: Work) -> tuple[Work, Work]:
@@ -203,12 +217,4 @@ def _foreign_truncate(event: ChangeEvent) -> Rejected:
         "truncate_without_order",
         f"{event.schema}.{event.table}: a TRUNCATE that sync-hub did not write has no order to other partitions",
         hint="empty the target table, then load the table again",
-    )
-
-
-def _oversize(event: ChangeEvent) -> Rejected:
-    return Rejected(
-        "row_too_large",
-        f"{event.schema}.{event.table} {event.key}: a row of {event.oversize_bytes} bytes does not fit into its topic",
-        hint="raise the topic's limit (max.message.bytes, max_record_bytes), then load the pipeline again",
     )

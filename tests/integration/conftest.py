@@ -1,4 +1,4 @@
-"""Captured databases for the tests of the PostgreSQL source: on the newest server, and on Debian's PostgreSQL 15."""
+"""Captured databases for the tests of the PostgreSQL source: on every version of the server."""
 
 from __future__ import annotations
 
@@ -13,33 +13,45 @@ import pytest
 from connectors.local_postgres import LOGICAL, LocalPostgres
 from connectors.sources.postgres import PostgresSource
 from sync_hub.testing.source import Collector
-from tests.servers.kafka import unavailable
+from tests.servers.postgres import binaries
 
 Database = psycopg.Connection[tuple[Any, ...]]
 Capture = Callable[..., Collector]
 
-DEBIAN_BINARIES = Path("/usr/lib/postgresql/15/bin")
+
+@pytest.fixture(scope="session")
+def older_servers(server_folder: Path) -> Iterator[Callable[[str], LocalPostgres]]:
+    """Start a server of an older major version when it is first asked for; all stop at the end."""
+    servers: dict[str, LocalPostgres] = {}
+
+    def server(version: str) -> LocalPostgres:
+        if version not in servers:
+            folder = server_folder / f"older-{version}"
+            folder.mkdir()
+            programs = binaries(version, server_folder)
+            servers[version] = LocalPostgres(folder, settings={"fsync": "off"} | LOGICAL, binaries=programs)
+            servers[version].start()
+        return servers[version]
+
+    yield server
+    for one in servers.values():
+        one.stop("immediate")
 
 
 @pytest.fixture(scope="session")
-def debian_server(server_folder: Path) -> Iterator[LocalPostgres]:
-    """A PostgreSQL 15 with logical decoding; skips where it is not installed, fails where CI is set."""
-    if not (DEBIAN_BINARIES / "postgres").exists():
-        unavailable("PostgreSQL 15 is not installed: apt-get install postgresql-15")
-    folder = server_folder / "debian"
-    folder.mkdir()
-    server = LocalPostgres(folder, settings={"fsync": "off"} | LOGICAL, binaries=DEBIAN_BINARIES)
-    server.start()
-    yield server
-    server.stop("immediate")
+def debian_server(older_servers: Callable[[str], LocalPostgres]) -> LocalPostgres:
+    """Debian's PostgreSQL 15, which has libxml."""
+    return older_servers("15")
 
 
-@pytest.fixture(params=["18", "15"])
+@pytest.fixture(params=["18", "17", "16", "15", "14"])
 def any_server(request: pytest.FixtureRequest) -> LocalPostgres:
     """One after the other, each version of the server."""
-    name = "source_server" if request.param == "18" else "debian_server"
-    server: LocalPostgres = request.getfixturevalue(name)
-    return server
+    if request.param == "18":
+        newest: LocalPostgres = request.getfixturevalue("source_server")
+        return newest
+    older: Callable[[str], LocalPostgres] = request.getfixturevalue("older_servers")
+    return older(request.param)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from connectors.brokers import kafka as kafka_broker
 from connectors.brokers.kafka import KafkaBroker
 from connectors.brokers.kafka_options import KafkaOptions
 from sync_hub.errors import Fatal, PublishingBroken, Unavailable
-from sync_hub.model import Outgoing, TopicPartition
+from sync_hub.model import Outgoing, Record, TopicPartition
 from sync_hub.testing.broker import assert_dense, from_start, keyed, read
 from tests.servers.kafka import Kafka
 
@@ -55,14 +55,17 @@ class Outage:
 
     def __init__(self, client: str, address: str) -> None:
         common = {"bootstrap_servers": [address], "client": client, "partitions": 2, "replication_factor": 1}
-        self.patient, self.greedy, self.hasty = (
+        self.patient, self.greedy, self.hasty, self.reading = (
             KafkaBroker("broker", KafkaOptions(**common, timeout_seconds=2, delivery_timeout_seconds=limit), "test")
-            for limit in (None, None, 2)
+            for limit in (None, None, 2, None)
         )
         self.topics = {broker: f"test.public.o{uuid.uuid4().hex[:10]}" for broker in self.brokers}
         self.flushed: bool | None = None
         self.durable = self.taken = 0
-        self.refusal = self.broken = ""
+        self.refusal = self.broken = self.reader_error = ""
+        topic = self.topics[self.patient]
+        self.subscription = self.reading.subscribe([topic], uuid.uuid4().hex, on_assign=from_start)
+        self.seen: list[Record] = []
 
     @property
     def brokers(self) -> list[KafkaBroker]:
@@ -76,6 +79,7 @@ class Outage:
             broker.create_topics([self.topics[broker]])
             self.send(broker, b"0")
             assert broker.flush(30)
+        self.seen += read(self.subscription, 1)
 
     def during(self) -> None:
         self.send(self.patient, *(b"%d" % i for i in range(1, 500)))
@@ -88,6 +92,11 @@ class Outage:
                 self.taken += 10
         except Unavailable as error:
             self.refusal = error.code
+        self.reading._verify_at = 0
+        try:
+            self.subscription.poll(10, 1)
+        except Unavailable as error:
+            self.reader_error = error.code
         try:
             self.hasty.flush(30)
         except PublishingBroken as error:
@@ -98,6 +107,15 @@ class Outage:
         self.send(self.hasty, b"after")
         for broker in self.brokers:
             assert broker.flush(60)
+        end = time.monotonic() + 60
+        while len(self.seen) < 501:
+            assert time.monotonic() < end
+            try:
+                self.seen += self.subscription.poll(0.2, 500)
+            except Unavailable as error:
+                self.reader_error = error.code
+        self.subscription.close()
+        self.reading.close()
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +237,12 @@ def test_broker_that_is_down_for_a_while_loses_nothing(outage: Outage) -> None:
     assert outage.flushed is False
     assert outage.durable == 1
     assert values(outage.patient, outage.topics[outage.patient]) == [b"%d" % i for i in range(501)]
+
+
+def test_reader_tells_that_the_broker_is_down_and_then_goes_on(outage: Outage) -> None:
+    assert outage.reader_error == "broker_unreachable"
+    assert_dense(outage.seen)
+    assert [record.value for record in outage.seen] == [b"%d" % i for i in range(501)]
 
 
 def test_memory_is_bounded_while_the_broker_is_down(outage: Outage) -> None:

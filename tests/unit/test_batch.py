@@ -19,7 +19,19 @@ from sync_hub.model import (
     version_prefix,
     version_suffix,
 )
-from sync_hub.runtime.batch import Barrier, Decoded, Failure, Item, Work, coalesce, decoded, halves, select, truncated
+from sync_hub.runtime.batch import (
+    Barrier,
+    Decoded,
+    Failure,
+    Item,
+    Work,
+    coalesce,
+    decoded,
+    halves,
+    select,
+    superseded,
+    truncated,
+)
 
 
 def version(number: int) -> str:
@@ -116,11 +128,11 @@ def test_an_unreadable_record_ends_the_partition_before_itself() -> None:
     assert work.ends[0].next_offset == 1
 
 
-def test_a_row_too_large_for_its_topic_is_a_failure_not_an_empty_row() -> None:
-    work = select("p", {0: offset()}, {0: stream(event(1, after=None, oversize_bytes=2_000_000))})
-    assert work.failure is not None
-    assert work.failure.error.code == "row_too_large"
-    assert not work.items
+def test_an_event_is_superseded_by_a_later_whole_one_of_its_key_in_its_partition() -> None:
+    first, partial, whole = event(1), event(2, key={"id": 1}, unchanged=("big",)), event(3, key={"id": 1})
+    assert superseded([Item(0, 0, first), Item(0, 1, partial)]) == set()
+    assert superseded([Item(0, 0, first), Item(1, 1, whole)]) == set()
+    assert superseded([Item(0, 0, first), Item(0, 1, partial), Item(0, 2, whole)]) == {(0, 0), (0, 1)}
 
 
 def test_tombstones_only_move_the_offset() -> None:
