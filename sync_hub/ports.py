@@ -160,8 +160,8 @@ class Broker(Protocol):
     def publish(self, records: Sequence[Outgoing]) -> None:
         """Hand over records in this order; order per partition is kept. Blocks while too much is unacknowledged.
 
-        No records at all: get ready, so that the first ones need not wait. May return before anything is durable. Raises `PublishingBroken` when an earlier record failed: all that was
-        not yet durable is then given up.
+        No records at all: get ready, so that the first ones need not wait. May return before anything is durable.
+        Raises `PublishingBroken` when an earlier record failed: all that was not yet durable is then given up.
         """
         ...
 
