@@ -15,9 +15,20 @@ from msgspec.structs import replace
 
 from sync_hub.envelope import decode
 from sync_hub.errors import ConfigError, Fatal, OffsetsMoved, Rejected, SyncHubError, Unavailable
-from sync_hub.model import ABSENT, ChangeEvent, Offset, RowChange, SinkBatch, TableWrite, TopicPartition
+from sync_hub.model import ABSENT, ChangeEvent, Offset, RowChange, SinkBatch, Table, TableWrite, TopicPartition
 from sync_hub.ports import Broker, Sink, Subscription
-from sync_hub.runtime.batch import Decoded, Failure, Work, coalesce, decoded, halves, select, truncated
+from sync_hub.runtime.batch import (
+    Decoded,
+    Failure,
+    Item,
+    Work,
+    coalesce,
+    decoded,
+    halves,
+    select,
+    superseded,
+    truncated,
+)
 from sync_hub.runtime.control import Control, described
 from sync_hub.runtime.pipelines import Delivery, by_table
 from sync_hub.runtime.retry import Backoff
@@ -114,11 +125,11 @@ class Deliver:
         session = Session(self._target, sink, broker, self._state, self._control)
         try:
             sink.open()
-            self._prepare(session, sink, broker)
+            outline = self._prepare(session, sink, broker)
             group = f"sync_hub_{self._settings.hub.name}_{self._target}"
             session.subscribe(group, self._member, self._settings.targets[self._target].workers)
             self._control.running()
-            outline = self._outline()
+            self._control.changed.set()
             look_at = time.monotonic() + LOOK_SECONDS
             while not self._control.stopping.is_set():
                 self._control.turn()
@@ -133,10 +144,14 @@ class Deliver:
         finally:
             session.close()
 
-    def _prepare(self, session: Session, sink: Sink, broker: Broker) -> None:
-        """Bring every pipeline of this target to where it can read, or note why it cannot; the others go on."""
+    def _prepare(self, session: Session, sink: Sink, broker: Broker) -> object:
+        """Bring every pipeline of this target to where it can read, or note why it cannot; the others go on.
+
+        Returns the outline that this rests on: what changes from here on begins a new session.
+        """
         wanted = [pipeline for pipeline in self._state.pipelines() if pipeline.target == self._target]
         self._deliveries = {pipeline.name: self._kept(pipeline) for pipeline in wanted}
+        paused = self._paused()
         compiled: dict[str, Delivery] = {}
         catalogs = {source: self._state.tables(source) for source in {pipeline.source for pipeline in wanted}}
         for name, one in self._deliveries.items():
@@ -144,10 +159,11 @@ class Deliver:
             one.waiting_for = None if table else "source"
             if table and one.error is None and self._tried(one, lambda one=one, table=table: one.compile(table)):
                 compiled[name] = one
+        outline = _outline(wanted, paused, {source: catalogs[source] for source in self._waited_for()})
         tables = by_table(wanted)
         for name, one in compiled.items():
             table = catalogs[one.pipeline.source][one.pipeline.table]
-            if self._is_paused(one):
+            if paused[name]:
                 continue
             shared_by = tables[one.mapping.spec.target_table]
 
@@ -158,6 +174,7 @@ class Deliver:
 
             if self._tried(one, begin):
                 session.deliveries[name] = one
+        return outline
 
     def _kept(self, pipeline: Pipeline) -> Delivery:
         """A new session keeps figures and errors; an error is forgotten on request, or when the worker starts anew."""
@@ -176,16 +193,18 @@ class Deliver:
         return True
 
     def _outline(self) -> object:
-        """What a session rests on: when it changes, a new session begins."""
+        """What a session rests on, now."""
         pipelines = self._state.pipelines()
         self._phases = {pipeline.name: pipeline.phase for pipeline in pipelines}
         mine = [pipeline for pipeline in pipelines if pipeline.target == self._target]
-        waiting = {one.pipeline.source for one in self._deliveries.values() if one.waiting_for == "source"}
-        return (
-            {pipeline.name: pipeline.bundle for pipeline in mine},
-            {name: self._is_paused(one) for name, one in self._deliveries.items()},
-            {source: sorted(self._state.tables(source)) for source in waiting},
-        )
+        return _outline(mine, self._paused(), {source: self._state.tables(source) for source in self._waited_for()})
+
+    def _paused(self) -> dict[str, bool]:
+        return {name: self._is_paused(one) for name, one in self._deliveries.items()}
+
+    def _waited_for(self) -> set[str]:
+        """The sources whose tables are not known yet."""
+        return {one.pipeline.source for one in self._deliveries.values() if one.waiting_for == "source"}
 
     def _answer_requests(self) -> bool:
         """Forget errors that someone wants tried again; True when a new session is needed for it."""
@@ -287,23 +306,29 @@ class Session:
             mine = {place.partition: records for place, records in partitions.items() if place.topic == one.topic}
             if mine:
                 one.arrived.add(sum(len(records) for records in mine.values()))
-                works.append((one, *self._mapped(one, select(one.name, one.offsets, mine))))
+                work = select(one.name, one.offsets, mine)
+                works.append((one, *self._mapped(one, work, work.items)))
         try:
             self._write(works)
         except (Rejected, Fatal):
             for one, work, _ in works:
-                self._isolate(one, work)
+                self._isolate(one, work, work.items)
         for one, work, _ in works:
             if work.failure is not None and one.error is None:
                 self._fail(one, work.failure.error)
 
-    def _mapped(self, one: Delivery, work: Work) -> tuple[Work, list[RowChange]]:
+    def _mapped(self, one: Delivery, work: Work, polled: Sequence[Item]) -> tuple[Work, list[RowChange]]:
+        """Map the work, up to the first event that is rejected and that no newer one among `polled` supersedes."""
         mapped = one.mapping.apply([item.event for item in work.items])
         if not mapped.rejected:
             return work, mapped.changes
-        index, error = mapped.rejected[0]
-        item = work.items[index]
-        work = truncated(work, Failure(item.partition, item.offset, error))
+        outdated = superseded(polled)
+        rejected = [(work.items[index], error) for index, error in mapped.rejected]
+        blocking = [(item, error) for item, error in rejected if (item.partition, item.offset) not in outdated]
+        if not blocking:
+            return work, mapped.changes
+        item, error = blocking[0]
+        work = truncated(work, Failure(item.partition, item.offset, _about(item.event, error)))
         return work, one.mapping.apply([item.event for item in work.items]).changes
 
     def _write(self, works: Sequence[tuple[Delivery, Work, list[RowChange]]]) -> None:
@@ -317,21 +342,27 @@ class Session:
             one.offsets |= work.ends
             one.applied.add(len(work.items))
 
-    def _isolate(self, one: Delivery, work: Work) -> None:
-        """Write one pipeline's work alone, by halves, until the record that the target refuses is found."""
+    def _isolate(self, one: Delivery, work: Work, polled: Sequence[Item]) -> None:
+        """Write one pipeline's work alone, by halves, until the record that the target refuses is found.
+
+        A refused record is passed over when a newer one of its key was polled with it: that one is tried instead.
+        """
         if one.error is not None:
             return
-        work, changes = self._mapped(one, work)
+        work, changes = self._mapped(one, work, polled)
         try:
             self._write([(one, work, changes)])
         except Fatal as error:
             self._fail(one, error)
         except Rejected as error:
+            if len(work.items) == 1 and (work.items[0].partition, work.items[0].offset) in superseded(polled):
+                self._write([(one, work, [])])
+                return
             if len(work.items) <= 1:
-                self._fail(one, _about(work, error))
+                self._fail(one, _about(work.items[0].event, error) if work.items else error)
                 return
             for half in halves(work):
-                self._isolate(one, half)
+                self._isolate(one, half, polled)
 
     def _fail(self, one: Delivery, error: SyncHubError) -> None:
         one.error = error
@@ -372,10 +403,15 @@ class Session:
         return decode(record) if record else None
 
 
-def _about(work: Work, error: Rejected) -> Rejected:
-    if not work.items:
-        return error
-    event = work.items[0].event
+def _outline(
+    pipelines: Sequence[Pipeline], paused: Mapping[str, bool], tables: Mapping[str, Mapping[str, Table]]
+) -> object:
+    bundles = {pipeline.name: pipeline.bundle for pipeline in pipelines}
+    return bundles, dict(paused), {source: sorted(known) for source, known in tables.items()}
+
+
+def _about(event: ChangeEvent, error: Rejected) -> Rejected:
+    """The error with the row that it is about."""
     state = f" (SQLSTATE {error.sqlstate})" if error.sqlstate else ""
     message = f"{event.schema}.{event.table} {event.key}: {error.message}{state}"
     return Rejected(error.code, message, sqlstate=error.sqlstate, hint=error.hint, command=error.command)

@@ -90,7 +90,7 @@ def stored_bundle(pipeline: Pipeline) -> Bundle:
 def differs(bundle: Bundle, pipeline: Pipeline) -> bool:
     """Whether a file's mapping, or a lookup it uses, is not what was applied."""
     stored = stored_bundle(pipeline)
-    return (bundle.document, bundle.lookups) != (stored.document, stored.lookups)
+    return (bundle.document.strip(), bundle.lookups) != (stored.document.strip(), stored.lookups)
 
 
 class Delivery:

@@ -51,7 +51,7 @@ class Mappings:
         known = self._applied.get(pipeline.name)
         if known is None or known[0] != pipeline.bundle:
             bundle = json.loads(pipeline.bundle)
-            known = (pipeline.bundle, _about(bundle["document"]), (bundle["document"], bundle["lookups"]))
+            known = (pipeline.bundle, _about(bundle["document"]), (bundle["document"].strip(), bundle["lookups"]))
             self._applied[pipeline.name] = known
         return known[1], known[2]
 
@@ -67,7 +67,7 @@ class Mappings:
         except ConfigError as error:
             self._broken = error
         else:
-            self._broken, self._files = None, {one.name: (one.document, one.lookups) for one in bundles}
+            self._broken, self._files = None, {one.name: (one.document.strip(), one.lookups) for one in bundles}
 
 
 def _about(document: str) -> MappingStatus:
