@@ -64,7 +64,7 @@ def connection_settings(options: KafkaOptions) -> dict[str, Any]:
         "topic.metadata.refresh.interval.ms": common.METADATA_MILLISECONDS,
         "reconnect.backoff.max.ms": 2000,
         "socket.nagle.disable": True,
-        "log_level": 2,  # what matters is raised; the rest would repeat itself while a broker is down
+        "log_level": 0,  # what matters is raised; the rest would repeat itself while a broker is down
     }
     given: dict[str, str | None] = {}
     if options.security_protocol.endswith("SSL"):
@@ -367,10 +367,11 @@ class ConfluentConsumer:
         messages = [] if first is None else [first]
         if first is not None and max_records > 1:
             messages += _asking("reading", lambda: self._consumer.consume(max_records - 1, 0))
+        messages = [message for message in messages if not _is_notice(message)]
         if self._assigned is not None:
             assigned, self._assigned = self._assigned, None
             return [], assigned
-        return [_record(message) for message in messages if not _is_notice(message)], None
+        return [_record(message) for message in messages], None
 
     def start(self, places: Mapping[TopicPartition, int]) -> None:
         """See `Consumer.start`. Assigning anew also drops what was fetched from elsewhere."""

@@ -168,12 +168,20 @@ def offset_gone(place: object, error: object) -> Fatal:
     )
 
 
-def member_replaced(error: object) -> Fatal:
-    """Another process has joined the group under this member's name."""
-    return Fatal(
+class MemberReplaced(Unavailable):
+    """The member's place in its group was taken under its own name, so its consumer is of no more use.
+
+    By another process, or by this one: when a broker stops before its answer to a join has arrived, the member that
+    joins again fences itself. So it is tried again; the target lets only one of two readers write.
+    """
+
+
+def member_replaced(error: object) -> MemberReplaced:
+    """The cluster refuses a member whose name has joined again since."""
+    return MemberReplaced(
         "member_replaced",
-        f"another process took this worker's place in its consumer group: {error}",
-        hint="run each worker once, or give each machine a host name of its own",
+        f"this worker's place in its consumer group was taken: {error}",
+        hint="if it goes on: another process runs the same worker on this machine",
     )
 
 

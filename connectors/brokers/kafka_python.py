@@ -35,6 +35,7 @@ if logging.getLogger("kafka").level == logging.NOTSET:
 _connection_log = logging.getLogger("kafka.net.manager")
 _connection_log.setLevel(logging.WARNING)
 _connection_log.propagate = False
+_connection_log.addHandler(logging.NullHandler())
 
 _LOGIN = (errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
 _PERMANENT = (

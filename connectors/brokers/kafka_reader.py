@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from connectors.brokers.kafka_client import Consumer
+from connectors.brokers.kafka_client import Consumer, MemberReplaced
 from sync_hub.model import Record, TopicPartition
 
 _SLICE_SECONDS = 0.1
@@ -40,7 +40,11 @@ class KafkaSubscription:
             if self._moved:
                 self._start(self._consumer)
             left = max(0.0, end - time.monotonic())
-            records, assigned = self._consumer.poll(min(left, _SLICE_SECONDS), max_records)
+            try:
+                records, assigned = self._consumer.poll(min(left, _SLICE_SECONDS), max_records)
+            except MemberReplaced:
+                self._leave()
+                raise
             if assigned is not None:
                 self._assign(assigned)
             elif records:
@@ -87,6 +91,13 @@ class KafkaSubscription:
 
     def close(self) -> None:
         """See `Subscription.close`."""
+        self._leave()
+
+    def _leave(self) -> None:
+        """Close the consumer and forget its assignment: a later `poll` joins again."""
         if self._consumer is not None:
-            self._consumer.close()
-            self._consumer = None
+            consumer, self._consumer = self._consumer, None
+            self._places = {}
+            self._paused.clear()
+            self._moved = False
+            consumer.close()

@@ -15,7 +15,7 @@ import pytest
 from connectors.brokers import kafka as kafka_broker
 from connectors.brokers.kafka import KafkaBroker
 from connectors.brokers.kafka_options import KafkaOptions
-from sync_hub.errors import Fatal, SyncHubError
+from sync_hub.errors import Fatal, SyncHubError, Unavailable
 from sync_hub.model import Record, TopicPartition
 from sync_hub.ports import Subscription
 from sync_hub.testing.broker import connections, from_start, keyed, read
@@ -157,8 +157,12 @@ def test_member_that_starts_again_takes_its_place_at_once(
     successor = subscribe(topic, group)
     read(successor, 10)
     assert time.monotonic() - started < 5, "it waited for the session of the killed one to end"
-    with pytest.raises(Fatal, match="member_replaced"):
+    with pytest.raises(Unavailable, match="member_replaced"):
         read(killed, 1)
+    assert killed.assignment() == []
+    read(killed, 10)
+    with pytest.raises(Unavailable, match="member_replaced"):
+        read(successor, 1)
 
 
 def test_assignment_always_arrives(topic: str, subscribe: Callable[..., Subscription]) -> None:
