@@ -120,7 +120,27 @@ def _source(name: str, source: Document, settings: Settings, facts: Facts) -> It
             f"loading existing rows of {name} waits: {source['waiting']}",
             "end that transaction, or let it finish",
         )
+    yield from _silent_changes(subject, name, source)
     yield from _retained(subject, name, source, settings.limits)
+
+
+def _silent_changes(subject: str, name: str, source: Document) -> Iterator[Problem]:
+    for table, what in source["altered"].items():
+        yield Problem(
+            "table_altered",
+            DEGRADED,
+            subject,
+            f"{table}: {what}",
+            "load its pipelines again if existing rows are affected; restarting the hub then clears this",
+        )
+    if source["promoted"]:
+        yield Problem(
+            "source_promoted",
+            DEGRADED,
+            subject,
+            f"{name} is on a new timeline: a standby was promoted, and the log continued exactly where reading stopped",
+            "compare its views with the source; restarting the hub then clears this",
+        )
 
 
 def _no_heartbeat(subject: str, name: str, source: Document, limits: Limits, facts: Facts) -> Problem:

@@ -95,6 +95,8 @@ def _source(name: str, settings: Settings, facts: Facts) -> Document:
         "waiting": detail.get("waiting") or "",
         "paused": _pause(pause),
         "snapshot": detail.get("snapshot"),
+        "altered": dict(status.get("relation_changed") or {}),
+        "promoted": bool(status.get("timeline_changed")),
         "error": detail.get("error"),
     }
 

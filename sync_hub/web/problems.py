@@ -31,6 +31,8 @@ CODES = {
     "source_stopped": "Capture does not run.",
     "source_no_heartbeat": "No heartbeat has come back through the source's log.",
     "source_waiting": "Loading existing rows waits for a transaction at the source.",
+    "table_altered": "A captured table was changed in a way that has no events.",
+    "source_promoted": "A standby has become the primary; the log went on without a gap.",
     "retained_log": "The source keeps much log for the hub.",
     "log_filling": "The log kept at the source will reach its limit if nothing changes.",
     "slot_at_risk": "The source is about to drop log that the hub has not read.",

@@ -226,6 +226,9 @@ CASES: list[tuple[str, str, Callable[[HubState], object]]] = [
         **figures(retained_log_bytes=GIGABYTE, retained_log_limit_bytes=GIGABYTE))),
     ("slot_at_risk source:erp", "failing", lambda hub: hub.capture(**figures(slot_status="unreserved"))),
     ("slot_lost source:erp", "failing", lambda hub: hub.capture(**figures(slot_status="lost"))),
+    ("table_altered source:erp", "degraded", lambda hub: hub.capture(
+        **figures(relation_changed={"public.customers": "its columns changed"}))),
+    ("source_promoted source:erp", "degraded", lambda hub: hub.capture(**figures(timeline_changed=True))),
     ("paused source:erp", "degraded", lambda hub: hub.state.pause("source:erp", reason="move", until=NOW + 1e9)),
     ("paused target:crm", "degraded", lambda hub: hub.state.pause("target:crm")),
     (f"paused pipeline:{PIPELINE}", "degraded", lambda hub: hub.state.pause(f"pipeline:{PIPELINE}")),
