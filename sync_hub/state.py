@@ -424,16 +424,16 @@ class State:
         with self._transaction(write=True) as connection:
             return int(connection.execute(sa.insert(_requests).values(**values).returning(_requests.c.id)).scalar_one())
 
-    def open_requests(self, worker: str) -> list[Request]:
-        """What a worker is asked and has not done, oldest first."""
+    def wishes(self, worker: str) -> tuple[list[Pause], list[Request]]:
+        """What people want: pauses in force, and what a worker is asked and has not done, oldest first."""
         query = (
             sa.select(_requests)
             .where((_requests.c.worker == worker) & _requests.c.done_at.is_(None))
             .order_by(_requests.c.id)
         )
         with self._transaction(write=False) as connection:
-            rows = connection.execute(query).all()
-        return [Request(row.id, row.worker, row.action, json.loads(row.arguments)) for row in rows]
+            pauses, rows = _pauses_in_force(connection), connection.execute(query).all()
+        return pauses, [Request(row.id, row.worker, row.action, json.loads(row.arguments)) for row in rows]
 
     def finish_request(self, number: int, result: Mapping[str, Any]) -> None:
         """Store what came of a request."""
@@ -461,15 +461,19 @@ class State:
     def pauses(self) -> list[Pause]:
         """Pauses in force now."""
         with self._transaction(write=False) as connection:
-            rows = connection.execute(sa.select(_pauses).order_by(_pauses.c.subject)).all()
-        now = time.time()
-        return [
-            Pause(row.subject, row.reason, row.since, row.until) for row in rows if row.until is None or row.until > now
-        ]
+            return _pauses_in_force(connection)
 
     def close(self) -> None:
         """Let go of connections."""
         self._engine.dispose()
+
+
+def _pauses_in_force(connection: sa.Connection) -> list[Pause]:
+    rows = connection.execute(sa.select(_pauses).order_by(_pauses.c.subject)).all()
+    now = time.time()
+    return [
+        Pause(row.subject, row.reason, row.since, row.until) for row in rows if row.until is None or row.until > now
+    ]
 
 
 def _upsert(connection: sa.Connection, table: sa.Table, key: Sequence[str], values: Mapping[str, Any]) -> None:

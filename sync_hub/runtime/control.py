@@ -13,6 +13,8 @@ from sync_hub.errors import SyncHubError
 from sync_hub.state import Request, State
 
 BEAT_SECONDS = 2.0
+LOOK_SECONDS = 0.5
+"""How often a worker looks whether something was paused or asked."""
 LOST_AFTER_BEATS = 3
 RESTARTS_VARIABLE = "SYNC_HUB_RESTARTS"
 """How the supervisor tells a worker how often it was restarted in the last hour."""
@@ -90,7 +92,7 @@ class Control:
 
 
 class Beat(threading.Thread):
-    """Writes state and figures every `BEAT_SECONDS` and whenever the state changes; brings back pauses and requests."""
+    """Writes state and figures every `BEAT_SECONDS` and when the state changes; brings pauses and requests sooner."""
 
     def __init__(self, control: Control, state: State, detail: Callable[[], dict[str, Any]], log: Any) -> None:
         super().__init__(name="beat", daemon=True)
@@ -102,20 +104,37 @@ class Beat(threading.Thread):
 
     def run(self) -> None:
         """Beat until `end`."""
+        beat_at = time.monotonic() + BEAT_SECONDS
         while not self._ended.is_set():
-            self._control.changed.wait(BEAT_SECONDS)
+            changed = self._control.changed.wait(LOOK_SECONDS)
             self._control.changed.clear()
-            self.once()
+            if changed or time.monotonic() >= beat_at:
+                beat_at = time.monotonic() + BEAT_SECONDS
+                self.once()
+            else:
+                self._told(self._look)
 
     def once(self) -> None:
         """Beat now. A store that does not answer is logged: the row then expires, and the worker counts as lost."""
-        control = self._control
+        self._told(self._beat)
+
+    def _told(self, action: Callable[[], None]) -> None:
         try:
-            self._state.beat(control.name, control.state, self._detail() | control.figures())
-            control.paused = frozenset(pause.subject for pause in self._state.pauses())
-            control.ask(self._state.open_requests(control.name))
+            action()
         except SyncHubError as error:
             self._log.warning("%s", error, extra={"action": "beat", "code": error.code})
+
+    def _beat(self) -> None:
+        control = self._control
+        self._state.beat(control.name, control.state, self._detail() | control.figures())
+        self._look()
+
+    def _look(self) -> None:
+        pauses, requests = self._state.wishes(self._control.name)
+        paused = frozenset(pause.subject for pause in pauses)
+        if paused != self._control.paused:
+            self._control.paused = paused
+        self._control.ask(requests)
 
     def end(self) -> None:
         """Write a last beat and stop."""

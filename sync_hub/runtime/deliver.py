@@ -61,6 +61,7 @@ class Deliver:
         self._backoff = Backoff()
         self._next_attempt_at: float | None = None
         self._worked = False
+        self._told: list[str] = []
 
     def run(self) -> None:
         """Deliver until stopped; what is not available is tried again for ever, with backoff.
@@ -130,19 +131,30 @@ class Deliver:
             session.subscribe(group, self._member, self._settings.targets[self._target].workers)
             self._control.running()
             self._control.changed.set()
-            look_at = time.monotonic() + LOOK_SECONDS
+            look_at, paused = time.monotonic() + LOOK_SECONDS, self._control.paused
             while not self._control.stopping.is_set():
                 self._control.turn()
                 session.turn()
                 self._worked = True
                 self._control.running()
                 self._backoff.reset()
-                if time.monotonic() >= look_at or self._control.asked:
-                    look_at = time.monotonic() + LOOK_SECONDS
+                if time.monotonic() >= look_at or self._control.asked or self._control.paused is not paused:
+                    look_at, paused = time.monotonic() + LOOK_SECONDS, self._control.paused
+                    self._tell_changes()
                     if self._answer_requests() or self._outline() != outline:
                         return
         finally:
             session.close()
+
+    def _tell_changes(self) -> None:
+        """Beat soon when a pipeline does something else than before."""
+        states = [
+            one.state(self._phases.get(one.name, "new"), paused=self._is_paused(one))
+            for one in self._deliveries.values()
+        ]
+        if states != self._told:
+            self._told = states
+            self._control.changed.set()
 
     def _prepare(self, session: Session, sink: Sink, broker: Broker) -> object:
         """Bring every pipeline of this target to where it can read, or note why it cannot; the others go on.

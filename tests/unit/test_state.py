@@ -122,11 +122,11 @@ def test_requests_wait_until_they_are_done(state: State) -> None:
     first = state.ask("capture:erp", "retry", {"x": 1})
     second = state.ask("capture:erp", "retry", {})
     state.ask("deliver:crm", "retry", {})
-    assert [(one.id, one.arguments) for one in state.open_requests("capture:erp")] == [(first, {"x": 1}), (second, {})]
+    assert [(one.id, one.arguments) for one in state.wishes("capture:erp")[1]] == [(first, {"x": 1}), (second, {})]
     assert state.result(first) is None
     state.finish_request(first, {"ok": True})
     assert state.result(first) == {"ok": True}
-    assert [one.id for one in state.open_requests("capture:erp")] == [second]
+    assert [one.id for one in state.wishes("capture:erp")[1]] == [second]
 
 
 def test_pauses_end_by_themselves_or_by_resume(state: State) -> None:
