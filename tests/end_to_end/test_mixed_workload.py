@@ -174,4 +174,4 @@ def _assert_no_event_applied_twice(dsn: str) -> None:
         total = connection.execute("select count(*) from writes").fetchone()
     assert twice == []
     assert total is not None
-    assert total[0] > KEYS
+    assert total[0] > KEYS / 2
