@@ -13,14 +13,12 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from sync_hub import __version__
+from sync_hub import __version__, debezium
 from sync_hub.errors import Rejected
 from sync_hub.model import ChangeEvent, Operation, Outgoing, Record, Transaction
 
 OP_CODES: Final[dict[Operation, str]] = {"create": "c", "update": "u", "delete": "d", "read": "r", "truncate": "t"}
 OPERATIONS: Final[dict[str, Operation]] = {code: operation for operation, code in OP_CODES.items()}
-
-UNAVAILABLE_VALUE: Final = "__debezium_unavailable_value"
 
 CORRELATION_ID: Final = "correlationid"
 TRACEPARENT: Final = "traceparent"
@@ -28,6 +26,7 @@ ACTOR: Final = "actor"
 NEW_KEY: Final = "newkey"
 OLD_KEY: Final = "oldkey"
 FETCHED: Final = "fetched"
+UNCHANGED: Final = "unchanged"
 PIPELINES: Final = "pipelines"
 OVERSIZE: Final = "oversize"
 
@@ -60,6 +59,7 @@ class Encoder:
                 event.committed_at,
                 event.snapshot,
                 event.transaction and event.transaction.id,
+                event.origin,
             )
             if same != self._same:
                 self._tail, self._topic, self._same = (
@@ -103,6 +103,7 @@ class Encoder:
             (NEW_KEY, event.new_key),
             (OLD_KEY, event.old_key),
             (FETCHED, event.fetched),
+            (UNCHANGED, event.unchanged),
             (PIPELINES, event.pipelines),
         ):
             if value:
@@ -122,6 +123,7 @@ def _has_headers(event: ChangeEvent) -> bool:
         or event.new_key
         or event.old_key
         or event.fetched
+        or event.unchanged
         or event.pipelines
         or event.oversize_bytes
     )
@@ -153,6 +155,7 @@ def _tail(event: ChangeEvent) -> bytes:
             "lsn": event.lsn,
             "sequence": None,
         }
+        | ({"origin": event.origin} if event.origin else {})
     )
     return b',"ts_ms":%d,"source":%b,"syncVersion":"' % (event.committed_at // 1000, block[:-1])
 
@@ -163,7 +166,7 @@ def _cloudevents(event: ChangeEvent) -> list[tuple[str, bytes]]:
         ("ce_id", f"{event.source}/{event.schema}.{event.table}/{event.id}"),
         ("ce_source", f"/sync-hub/{event.source}"),
         ("ce_type", f"sync-hub.row.{event.operation}"),
-        ("ce_time", datetime.fromtimestamp(event.committed_at / 1e6, UTC).isoformat().replace("+00:00", "Z")),
+        ("ce_time", _rfc3339(event.committed_at)),
         ("content-type", "application/json"),
     ]
     for name, value in (
@@ -174,6 +177,11 @@ def _cloudevents(event: ChangeEvent) -> list[tuple[str, bytes]]:
         if value:
             attributes.append((name, value))
     return [(name, value.encode()) for name, value in attributes]
+
+
+def _rfc3339(microseconds: int) -> str:
+    moment = datetime.fromtimestamp(microseconds // 1_000_000, UTC).replace(microsecond=microseconds % 1_000_000)
+    return moment.isoformat().replace("+00:00", "Z")
 
 
 class _Transaction(Struct, gc=False):
@@ -192,7 +200,7 @@ class _Source(Struct, gc=False):
     ts_ms: int | None = None
     ts_us: int | None = None
     lsn: int | None = None
-    txId: int | str | None = None
+    origin: str | None = None
     syncVersion: str = ""
 
 
@@ -206,6 +214,7 @@ class _Envelope(Struct, gc=False):
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_names = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
 def decode(record: Record) -> ChangeEvent | None:
@@ -215,10 +224,13 @@ def decode(record: Record) -> ChangeEvent | None:
     try:
         envelope = _decode_envelope(record.value)
         if envelope.payload is not UNSET:
-            envelope = _decode_envelope(bytes(envelope.payload))
+            payload = bytes(envelope.payload)
+            if payload == b"null":
+                return None
+            envelope = _decode_envelope(payload)
         key = None if record.key is None else _payload(_decode_any(record.key))
         return _event(envelope, key, record)
-    except (msgspec.DecodeError, KeyError, ValueError, TypeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
         raise Rejected(
             "not_an_envelope",
             f"{record.topic}/{record.partition}@{record.offset}: not a Debezium envelope in JSON: {error}",
@@ -227,10 +239,11 @@ def decode(record: Record) -> ChangeEvent | None:
 
 
 def _payload(key: Any) -> dict[str, Any]:
-    if isinstance(key, dict) and key.keys() == {"schema", "payload"}:
+    """A key as a mapping; taken out of its schema block, unless `schema` and `payload` are the key's own columns."""
+    if isinstance(key, dict) and key.keys() == {"schema", "payload"} and isinstance(key["payload"], dict):
         key = key["payload"]
     if not isinstance(key, dict):
-        raise ValueError("the record's key is not a JSON object")  # noqa: TRY004 - one class for what decode reports
+        raise ValueError("a key is not a JSON object")  # noqa: TRY004 - one class for what decode reports
     return key
 
 
@@ -238,42 +251,41 @@ def _event(envelope: _Envelope, key: dict[str, Any] | None, record: Record) -> C
     source, transaction = envelope.source, envelope.transaction
     if source is None:
         raise ValueError("it has no `source`")
-    operation = OPERATIONS[envelope.op]
-    after: dict[str, Any] | None = envelope.after
-    unchanged: tuple[str, ...] = ()
-    if not source.syncVersion and after is not None:
-        after, unchanged = _without_unavailable(after)
+    operation = OPERATIONS.get(envelope.op)
+    if operation is None:
+        raise ValueError("its `op` is none of " + " ".join(OPERATIONS))
+    before, after, schema = envelope.before, envelope.after, source.schema or ""
     headers = _read_headers(record.headers) if record.headers else {}
+    if not source.syncVersion:
+        schema = schema or source.db or ""
+        before = before and debezium.known(debezium.available(before)[0], key)
+        if after is not None:
+            after, headers["unchanged"] = debezium.available(after)
     return ChangeEvent(
         source=source.name,
-        schema=source.schema or source.db or "",
+        schema=schema,
         table=source.table,
         operation=operation,
         key=key,
-        before=envelope.before,
+        before=before,
         after=after,
         version=source.syncVersion,
         committed_at=source.ts_us if source.ts_us is not None else (source.ts_ms or 0) * 1000,
         transaction=Transaction(transaction.id, transaction.total_order, transaction.data_collection_order)
         if transaction
         else None,
-        unchanged=unchanged,
         snapshot=str(source.snapshot or "false").lower() != "false",
         database=source.db or "",
         lsn=source.lsn or 0,
         connector=source.connector,
+        origin=source.origin or "",
         **headers,
     )
 
 
-def _without_unavailable(after: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    unchanged = tuple(name for name, value in after.items() if value == UNAVAILABLE_VALUE)
-    return ({name: value for name, value in after.items() if name not in unchanged} if unchanged else after), unchanged
-
-
 _TEXT_HEADERS = {CORRELATION_ID: "correlation_id", TRACEPARENT: "traceparent", ACTOR: "actor"}
 _KEY_HEADERS = {NEW_KEY: "new_key", OLD_KEY: "old_key", "__debezium.newkey": "new_key", "__debezium.oldkey": "old_key"}
-_LIST_HEADERS = {FETCHED: "fetched", PIPELINES: "pipelines"}
+_LIST_HEADERS = {FETCHED: "fetched", UNCHANGED: "unchanged", PIPELINES: "pipelines"}
 
 
 def _read_headers(headers: Sequence[tuple[str, bytes]]) -> dict[str, Any]:
@@ -284,7 +296,7 @@ def _read_headers(headers: Sequence[tuple[str, bytes]]) -> dict[str, Any]:
         elif name in _KEY_HEADERS:
             found[_KEY_HEADERS[name]] = _payload(_decode_any(value))
         elif name in _LIST_HEADERS:
-            found[_LIST_HEADERS[name]] = tuple(_decode_any(value))
+            found[_LIST_HEADERS[name]] = _decode_names(value)
         elif name == OVERSIZE:
             found["oversize_bytes"] = int(value)
     return found

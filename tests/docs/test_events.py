@@ -74,6 +74,7 @@ def test_every_header_is_explained_and_written_as_said() -> None:
         "new_key": {"id": 1},
         "old_key": {"id": 2},
         "fetched": ("notes",),
+        "unchanged": ("phone",),
         "pipelines": ("customer_to_crm",),
         "oversize_bytes": 5,
     }
