@@ -16,7 +16,7 @@ from sync_hub.envelope import Encoder, topic_name
 from sync_hub.errors import ConfigError, PublishingBroken, Unavailable
 from sync_hub.model import ChangeEvent, Heartbeat, Outgoing, SourceBatch, Table, TopicInfo
 from sync_hub.ports import Broker, Source
-from sync_hub.runtime.control import Control, Rate, answer_requests, described
+from sync_hub.runtime.control import RAISE_EPOCH, Control, Rate, answer_requests, described
 from sync_hub.runtime.retry import Backoff
 from sync_hub.runtime.snapshot import Snapshots
 from sync_hub.settings import Settings
@@ -29,6 +29,8 @@ FLUSH_SECONDS = 0.5
 SAVE_SECONDS = 0.2
 """A position is saved at most this often: what lies between is read again after a crash and skipped as known."""
 DRAIN_SECONDS = 5.0
+SLOW_SECONDS = 5.0
+"""From when on health says that the broker does not take what is published."""
 RECORD_OVERHEAD_BYTES = 512
 
 
@@ -57,7 +59,8 @@ class Capture:
             try:
                 self._capture(backoff)
             except Unavailable as error:
-                self._raise_epoch |= isinstance(error, PublishingBroken)
+                if isinstance(error, PublishingBroken):
+                    self._broken()
                 seconds = backoff.next_seconds()
                 control.backing_off(error)
                 LOG.warning("%s; next attempt in %.1f s", error, seconds, extra={"action": "retry", "code": error.code})
@@ -92,9 +95,9 @@ class Capture:
         source = self._settings.source(self._name)
         broker = self._settings.new_broker()
         try:
-            session = Session(self._name, source, broker, self._state, self._settings)
-            session.open(raise_epoch=self._raise_epoch)
-            self._session, self._raise_epoch, self._phase = session, False, "streaming"
+            session = Session(self._name, source, broker, self._state, self._settings, self._control)
+            self._open(session)
+            self._session, self._phase = session, "streaming"
             while not self._control.stopping.is_set() and not self._paused():
                 self._control.turn()
                 answer_requests(self._control, self._state, done=False)
@@ -107,16 +110,35 @@ class Capture:
             broker.close()
             source.close()
 
+    def _open(self, session: Session) -> None:
+        """Open the log; under a higher epoch where a hole in publishing is possible, also one before a crash."""
+        asked = [one for one in self._state.wishes(self._control.name)[1] if one.action == RAISE_EPOCH]
+        session.open(raise_epoch=self._raise_epoch or bool(asked))
+        self._raise_epoch = False
+        for request in asked:
+            self._state.finish_request(request.id, {"ok": True})
+
+    def _broken(self) -> None:
+        """Remember, beyond this process, that nothing may be sent again under this epoch."""
+        self._raise_epoch = True
+        try:
+            self._state.ask(self._control.name, RAISE_EPOCH, {})
+        except Unavailable as error:
+            LOG.warning("%s", error, extra={"action": "raise_epoch", "code": error.code})
+
 
 class Session:
     """One connection to the source's log and the broker, from `open` until something fails or stops."""
 
-    def __init__(self, name: str, source: Source, broker: Broker, state: State, settings: Settings) -> None:
+    def __init__(
+        self, name: str, source: Source, broker: Broker, state: State, settings: Settings, control: Control
+    ) -> None:
         options = settings.sources[name].options
         self._name = name
         self._source = source
         self._broker = broker
         self._state = state
+        self._control = control
         self._load = getattr(options, "snapshot", "initial") != "never"
         self._encoder = Encoder(cloudevents=getattr(options, "cloudevents", False))
         self._heartbeat_seconds = _heartbeat_seconds(settings, name)
@@ -147,7 +169,8 @@ class Session:
         """Read, make the batch before durable, publish; returns how many events were published."""
         batch = self._source.read(READ_SECONDS)
         records = self._records(batch.events)
-        self._flush()
+        if not self._flush():
+            return 0
         self._save()
         if records:
             self._broker.publish(records)
@@ -179,10 +202,18 @@ class Session:
             tables[name] = table
         return tables
 
-    def _flush(self) -> None:
+    def _flush(self) -> bool:
+        """Wait until all that was published is durable, however long it takes; False when told to stop meanwhile."""
+        slow_at = time.monotonic() + SLOW_SECONDS
         while not self._broker.flush(FLUSH_SECONDS):
             self._source.keep_alive()
+            self._control.turn()
+            if self._control.stopping.is_set():
+                return False
+            if time.monotonic() >= slow_at and self._control.state != "backing_off":
+                self._control.backing_off(_broker_slow())
         self._unsaved.durable = True
+        return True
 
     def _save(self, *, now: bool = False) -> None:
         """Store the newest position whose events are all durable, then let the source forget it."""
@@ -273,6 +304,15 @@ class _Unsaved:
         self.heartbeat = batch.heartbeat or self.heartbeat
         self.snapshots += snapshots.collect(batch)
         self.finished += snapshots.finished(batch)
+
+
+def _broker_slow() -> Unavailable:
+    return Unavailable(
+        "broker_slow",
+        f"broker: what was published is not durable after {SLOW_SECONDS:.0f} s",
+        hint="do its servers run? look at disks, replicas in sync, network: nothing is lost meanwhile",
+        command="sync-hub check",
+    )
 
 
 def _heartbeat_seconds(settings: Settings, name: str) -> float:

@@ -13,6 +13,8 @@ from sync_hub.errors import SyncHubError
 from sync_hub.state import Request, State
 
 BEAT_SECONDS = 2.0
+RAISE_EPOCH = "raise_epoch"
+"""A request that capture fulfils when it opens its log, not before."""
 LOOK_SECONDS = 0.5
 """How often a worker looks whether something was paused or asked."""
 LOST_AFTER_BEATS = 3
@@ -42,7 +44,7 @@ class Control:
     def ask(self, requests: Iterable[Request]) -> None:
         """Hand over open requests, oldest first; one that was handed over before is not taken twice."""
         for request in requests:
-            if request.id > self._asked:
+            if request.id > self._asked and request.action != RAISE_EPOCH:
                 self._asked = request.id
                 self._requests.append(request)
 

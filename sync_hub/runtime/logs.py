@@ -50,8 +50,9 @@ def configure() -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(os.environ.get(LEVEL_VARIABLE, "INFO").upper())
-    for noisy in ("kafka", "apscheduler", "uvicorn.access", "sqlalchemy"):
+    for noisy in ("apscheduler", "uvicorn.access", "sqlalchemy"):
         logging.getLogger(noisy).setLevel("WARNING")
+    logging.getLogger("kafka").setLevel("CRITICAL")  # it logs every attempt to reconnect; the hub says it once
 
 
 def _time(record: logging.LogRecord) -> str:
