@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from sync_hub.envelope import Encoder, topic_name
-from sync_hub.errors import ConfigError, PublishingBroken, Unavailable
+from sync_hub.errors import ConfigError, Fatal, PublishingBroken, Unavailable
 from sync_hub.model import ChangeEvent, Heartbeat, Outgoing, SourceBatch, Table, TopicInfo
 from sync_hub.ports import Broker, Source
 from sync_hub.runtime.control import RAISE_EPOCH, Control, Rate, answer_requests, described
@@ -155,6 +155,7 @@ class Session:
         """Describe the tables, make sure of their topics, and open the log where the stored position says."""
         tables = self._describe()
         self._topics = self._broker.create_topics([topic_name(self._name, table) for table in tables])
+        self._refuse_other_partitions()
         for topic, info in self._topics.items():
             ends = self._broker.end_offsets(topic)
             self._ends[topic] = [ends[partition] for partition in range(info.partitions)]
@@ -164,6 +165,20 @@ class Session:
         self._state.save_tables(self._name, list(tables.values()))
         self.saved = position
         self.snapshots = Snapshots(self._name, self._source, self._state, tables, load=self._load)
+
+    def _refuse_other_partitions(self) -> None:
+        """A key must stay in its partition: the count may not differ from what was published to before."""
+        for progress in self._state.progress(self._name, limit=1):
+            for topic, ends in progress.offsets.items():
+                info = self._topics.get(topic)
+                if info is not None and info.partitions != len(ends):
+                    raise Fatal(
+                        "partitions_changed",
+                        f"topic {topic} had {len(ends)} partitions and now has {info.partitions}: order per key would "
+                        "be lost",
+                        hint="partitions are changed through the hub only",
+                        command=f"sync-hub recover {self._name}",
+                    )
 
     def turn(self) -> int:
         """Read, make the batch before durable, publish; returns how many events were published."""

@@ -95,7 +95,7 @@ def _refused_in_the_middle(labs: list[Lab], admin: AdminClient) -> None:
 
 
 def _changed_behind_the_hub(labs: list[Lab], admin: AdminClient) -> None:
-    """One topic gets another partition, one is deleted: their readers stop, and nobody else does."""
+    """One topic gets another partition, one is deleted: their readers stop, and what would publish to them."""
     for lab in labs:
         assert lab.stop() == 0
         orders, accounts = f"{lab.name}.public.orders", f"{lab.name}.public.accounts"
@@ -106,6 +106,7 @@ def _changed_behind_the_hub(labs: list[Lab], admin: AdminClient) -> None:
             assert error["code"] == "partitions_changed"
             assert "4 partitions" in error["message"]
         lab.becomes("accounts_to_target", "running")
+        assert "partitions_changed" in lab.problem("worker_failed", f"source:{lab.name}")["message"]
         assert lab.stop() == 0
         admin.delete_topics([accounts])[accounts].result(30)
         lab.start()
