@@ -4,54 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NoReturn, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import confluent_kafka as ck
 import confluent_kafka.admin
 from confluent_kafka import KafkaError, KafkaException
 
 from connectors.brokers import kafka_client as common
+from connectors.brokers.confluent_consumer import ConfluentConsumer
+from connectors.brokers.confluent_errors import MISSING, asking, raise_error
+from connectors.brokers.confluent_producer import ConfluentProducer
 from connectors.brokers.kafka_client import ProducerLimits, TopicFacts
 from connectors.brokers.kafka_options import KafkaOptions
-from sync_hub.errors import PublishingBroken
-from sync_hub.model import Outgoing, Record, TopicPartition
-
-UNACKNOWLEDGED_BYTES = 8 * 1024 * 1024
-"""More makes librdkafka slower and fatter: 8 MB take 51 MB of memory, its own default of 1 GB 164 MB."""
 
 logger = logging.getLogger(__name__)
 admin_api: Any = confluent_kafka.admin
-T = TypeVar("T")
-
-_LOGIN = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError.UNSUPPORTED_SASL_MECHANISM}
-_REFUSED = {
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.GROUP_AUTHORIZATION_FAILED,
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-}
-_GONE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION}
-_FENCED = {KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED, KafkaError._FATAL}
-_MISSING = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
-_PERMANENT = {
-    KafkaError.INVALID_REPLICATION_FACTOR,
-    KafkaError.INVALID_PARTITIONS,
-    KafkaError.INVALID_CONFIG,
-    KafkaError.POLICY_VIOLATION,
-    KafkaError.TOPIC_EXCEPTION,
-    KafkaError.INVALID_REQUEST,
-    KafkaError.UNSUPPORTED_VERSION,
-    KafkaError._UNSUPPORTED_FEATURE,
-    KafkaError._INVALID_ARG,
-}
-_PASSING = {
-    KafkaError._PARTITION_EOF,
-    KafkaError._MAX_POLL_EXCEEDED,
-    KafkaError._ALL_BROKERS_DOWN,
-    KafkaError._TRANSPORT,
-    *_MISSING,
-}
-"""While reading: what librdkafka mends by itself, or what the next check of the topics tells better."""
 
 
 def connection_settings(options: KafkaOptions) -> dict[str, Any]:
@@ -89,33 +57,6 @@ def connection_settings(options: KafkaOptions) -> dict[str, Any]:
     return settings | {name: value for name, value in given.items() if value is not None}
 
 
-def _raise(what: str, error: KafkaError) -> NoReturn:
-    """Turn an error of the library into ours."""
-    code = error.code()
-    if code in _LOGIN:
-        raise common.login_failed(error.str())
-    if code in _REFUSED:
-        raise common.not_authorized(what, error.str())
-    if code in _GONE:
-        raise common.offset_gone(what, error.str())
-    if code in _FENCED:
-        raise common.member_replaced(error.str())
-    if code in _MISSING:
-        raise common.topic_missing(what)
-    if code in _PERMANENT:
-        raise common.refused(what, error.str())
-    if code < 0:
-        raise common.unreachable(what, error.str())
-    raise common.not_ready(what, error.str())
-
-
-def _asking(what: str, ask: Callable[[], T]) -> T:
-    try:
-        return ask()
-    except KafkaException as error:
-        _raise(what, error.args[0])
-
-
 class ConfluentClient:
     """See `Client`."""
 
@@ -143,7 +84,7 @@ class ConfluentClient:
             return admin.list_topics(topic=topic, timeout=self._timeout)
         except KafkaException as error:
             admin.poll(0)
-            _raise("connecting", self._last_error or error.args[0])
+            raise_error("connecting", self._last_error or error.args[0])
 
     def brokers(self) -> int:
         """See `Client.brokers`."""
@@ -163,8 +104,8 @@ class ConfluentClient:
             try:
                 found[name] = future.result(self._timeout)
             except KafkaException as error:
-                if error.args[0].code() not in _MISSING:
-                    _raise(f"topic {name}", error.args[0])
+                if error.args[0].code() not in MISSING:
+                    raise_error(f"topic {name}", error.args[0])
         there = {name: topic for name, topic in found.items() if not topic.is_internal}
         effective = self._topic_settings(list(there)) if settings else {}
         return {
@@ -183,7 +124,7 @@ class ConfluentClient:
         }
 
     def _result(self, what: str, future: Any) -> Any:
-        return _asking(what, lambda: future.result(self._timeout))
+        return asking(what, lambda: future.result(self._timeout))
 
     def create_topics(self, names: Sequence[str], partitions: int, copies: int, settings: Mapping[str, str]) -> None:
         """See `Client.create_topics`."""
@@ -194,7 +135,7 @@ class ConfluentClient:
                 future.result(self._timeout)
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                    _raise(f"creating topic {name}", error.args[0])
+                    raise_error(f"creating topic {name}", error.args[0])
         self._wait_for_leaders(names)
 
     def _wait_for_leaders(self, names: Sequence[str]) -> None:
@@ -271,149 +212,6 @@ def delivery_settings(options: KafkaOptions, limits: ProducerLimits) -> dict[str
         "queue.buffering.max.messages": 2**31 - 1,
         "queue.buffering.max.kbytes": 2**21,
     }
-
-
-class ConfluentProducer:
-    """See `Producer`. The library's own queue limit would stop in mid-call, so it is set high and room counted here."""
-
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        self._bytes = 0
-        self._failed: tuple[str, str] | None = None
-        self.ends: dict[TopicPartition, int] = {}
-        self._producer = ck.Producer(
-            {**settings, "on_delivery": self._delivered, "error_cb": self._noticed}, logger=logger
-        )
-
-    def _delivered(self, error: KafkaError | None, message: Any) -> None:
-        self._bytes -= len(message) + 64
-        if error is None:
-            self.ends[TopicPartition(message.topic(), message.partition())] = message.offset() + 1
-        elif self._failed is None:
-            self._failed = (f"{message.topic()}/{message.partition()}", error.str())
-
-    def _noticed(self, error: KafkaError) -> None:
-        if error.fatal() and self._failed is None:
-            self._failed = ("its topics", error.str())
-
-    def _raise_failed(self) -> None:
-        if self._failed is not None:
-            raise common.delivery_failed(*self._failed)
-
-    @property
-    def room(self) -> bool:
-        """See `Producer.room`."""
-        return self._bytes < UNACKNOWLEDGED_BYTES
-
-    def send(self, records: Sequence[Outgoing], partitions: Sequence[int]) -> None:
-        """See `Producer.send`."""
-        produce: Any = self._producer.produce
-        size = 0
-        try:
-            for record, partition in zip(records, partitions, strict=True):
-                if record.headers:
-                    produce(record.topic, record.value, record.key, partition, headers=record.headers)
-                else:
-                    produce(record.topic, record.value, record.key, partition)
-                size += len(record.value or b"") + 64
-        except (KafkaException, BufferError) as error:
-            raise _refused(record.topic, error) from error
-        self._bytes += size
-
-    def collect(self, timeout_seconds: float) -> None:
-        """See `Producer.collect`."""
-        self._producer.poll(timeout_seconds)
-        self._raise_failed()
-
-    def drain(self, timeout_seconds: float | None) -> bool:
-        """See `Producer.drain`."""
-        left = self._producer.flush() if timeout_seconds is None else self._producer.flush(timeout_seconds)
-        self._raise_failed()
-        return int(left) == 0
-
-    def abandon(self) -> None:
-        """See `Producer.abandon`."""
-        self._producer.purge()
-        self._producer.flush(1)
-
-
-def _refused(topic: str, error: Exception) -> PublishingBroken:
-    reason = error.args[0] if error.args else error
-    return common.delivery_failed(topic, reason.str() if isinstance(reason, KafkaError) else reason)
-
-
-class ConfluentConsumer:
-    """See `Consumer`."""
-
-    def __init__(self, consumer: Any) -> None:
-        self._consumer = consumer
-        self._assigned: list[TopicPartition] | None = None
-
-    def subscribe(self, topics: Sequence[str]) -> None:
-        """Join the group for these topics."""
-        self._consumer.subscribe(list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke)
-
-    def _on_assign(self, consumer: Any, partitions: list[Any]) -> None:
-        """Take the assignment but read nothing: `start` says where to begin."""
-        consumer.assign([])
-        self._assigned = [TopicPartition(place.topic, place.partition) for place in partitions]
-
-    def _on_revoke(self, consumer: Any, partitions: list[Any]) -> None:
-        consumer.unassign()
-        self._assigned = []
-
-    def poll(self, timeout_seconds: float, max_records: int) -> tuple[list[Record], list[TopicPartition] | None]:
-        """See `Consumer.poll`. One record is waited for; then what else has come is taken along."""
-        first = _asking("reading", lambda: self._consumer.poll(timeout_seconds))
-        messages = [] if first is None else [first]
-        if first is not None and max_records > 1:
-            messages += _asking("reading", lambda: self._consumer.consume(max_records - 1, 0))
-        messages = [message for message in messages if not _is_notice(message)]
-        if self._assigned is not None:
-            assigned, self._assigned = self._assigned, None
-            return [], assigned
-        return [_record(message) for message in messages], None
-
-    def start(self, places: Mapping[TopicPartition, int]) -> None:
-        """See `Consumer.start`. Assigning anew also drops what was fetched from elsewhere."""
-        _asking(
-            "seeking",
-            lambda: self._consumer.assign([ck.TopicPartition(*place, offset) for place, offset in places.items()]),
-        )
-
-    def pause(self, partitions: Iterable[TopicPartition]) -> None:
-        """See `Consumer.pause`."""
-        self._consumer.pause([ck.TopicPartition(*place) for place in partitions])
-
-    def resume(self, partitions: Iterable[TopicPartition]) -> None:
-        """See `Consumer.resume`."""
-        self._consumer.resume([ck.TopicPartition(*place) for place in partitions])
-
-    def close(self) -> None:
-        """See `Consumer.close`."""
-        self._consumer.close()
-
-
-def _is_notice(message: Any) -> bool:
-    """Whether this is no record but news of the library; raises when the news is bad."""
-    error = message.error()
-    if error is None:
-        return False
-    if error.code() not in _PASSING:
-        _raise(f"{message.topic()}/{message.partition()}@{message.offset()}", error)
-    return True
-
-
-def _record(message: Any) -> Record:
-    headers = message.headers()
-    return Record(
-        message.topic(),
-        message.partition(),
-        message.offset(),
-        message.key(),
-        message.value(),
-        [(name, value or b"") for name, value in headers] if headers else None,
-        message.timestamp()[1],
-    )
 
 
 def _hex(topic_id: Any) -> str:

@@ -1,0 +1,86 @@
+"""Reading through librdkafka."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import confluent_kafka as ck
+
+from connectors.brokers.confluent_errors import PASSING, asking, raise_error
+from sync_hub.model import Record, TopicPartition
+
+
+class ConfluentConsumer:
+    """See `Consumer`."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+        self._assigned: list[TopicPartition] | None = None
+
+    def subscribe(self, topics: Sequence[str]) -> None:
+        """Join the group for these topics."""
+        self._consumer.subscribe(list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke)
+
+    def _on_assign(self, consumer: Any, partitions: list[Any]) -> None:
+        """Take the assignment but read nothing: `start` says where to begin."""
+        consumer.assign([])
+        self._assigned = [TopicPartition(place.topic, place.partition) for place in partitions]
+
+    def _on_revoke(self, consumer: Any, partitions: list[Any]) -> None:
+        consumer.unassign()
+        self._assigned = []
+
+    def poll(self, timeout_seconds: float, max_records: int) -> tuple[list[Record], list[TopicPartition] | None]:
+        """See `Consumer.poll`. One record is waited for; then what else has come is taken along."""
+        first = asking("reading", lambda: self._consumer.poll(timeout_seconds))
+        messages = [] if first is None else [first]
+        if first is not None and max_records > 1:
+            messages += asking("reading", lambda: self._consumer.consume(max_records - 1, 0))
+        messages = [message for message in messages if not _is_notice(message)]
+        if self._assigned is not None:
+            assigned, self._assigned = self._assigned, None
+            return [], assigned
+        return [_record(message) for message in messages], None
+
+    def start(self, places: Mapping[TopicPartition, int]) -> None:
+        """See `Consumer.start`. Assigning anew also drops what was fetched from elsewhere."""
+        asking(
+            "seeking",
+            lambda: self._consumer.assign([ck.TopicPartition(*place, offset) for place, offset in places.items()]),
+        )
+
+    def pause(self, partitions: Iterable[TopicPartition]) -> None:
+        """See `Consumer.pause`."""
+        self._consumer.pause([ck.TopicPartition(*place) for place in partitions])
+
+    def resume(self, partitions: Iterable[TopicPartition]) -> None:
+        """See `Consumer.resume`."""
+        self._consumer.resume([ck.TopicPartition(*place) for place in partitions])
+
+    def close(self) -> None:
+        """See `Consumer.close`."""
+        self._consumer.close()
+
+
+def _is_notice(message: Any) -> bool:
+    """Whether this is no record but news of the library; raises when the news is bad."""
+    error = message.error()
+    if error is None:
+        return False
+    if error.code() not in PASSING:
+        raise_error(f"{message.topic()}/{message.partition()}@{message.offset()}", error)
+    return True
+
+
+def _record(message: Any) -> Record:
+    headers = message.headers()
+    return Record(
+        message.topic(),
+        message.partition(),
+        message.offset(),
+        message.key(),
+        message.value(),
+        [(name, value or b"") for name, value in headers] if headers else None,
+        message.timestamp()[1],
+    )
