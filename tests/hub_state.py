@@ -75,8 +75,9 @@ class HubState:
 
     def beat(self, name: str, state: str, host: str, detail: dict[str, Any]) -> None:
         """Write a beat as if from another process and machine, at this hub's time."""
-        with mock.patch.object(state_module.time, "time", self.clock), mock.patch.object(
-            state_module.socket, "gethostname", lambda: host
+        with (
+            mock.patch.object(state_module.time, "time", self.clock),
+            mock.patch.object(state_module.socket, "gethostname", lambda: host),
         ):
             self.state.beat(name, state, detail)
 
