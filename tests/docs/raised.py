@@ -17,6 +17,7 @@ KINDS = {
     "ConfigError": "config",
     "Unavailable": "retry",
     "PublishingBroken": "retry",
+    "MemberReplaced": "retry",
     "OffsetsMoved": "reload",
     "Rejected": "reject",
     "Fatal": "stop",

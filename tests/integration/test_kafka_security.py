@@ -96,7 +96,7 @@ def login(request: pytest.FixtureRequest, address: str, folder: Path) -> Iterato
             "client": request.param,
             "partitions": 2,
             "replication_factor": 1,
-            "timeout_seconds": 2.5,
+            "timeout_seconds": 10,
             "security_protocol": "SASL_SSL",
             "ssl_cafile": str(folder / "server.pem"),
             "sasl_mechanism": "PLAIN",
@@ -139,7 +139,7 @@ def test_everything_works_behind_tls_and_a_login(login: Login, settings: dict[st
 def test_refused_logins_are_told_soon(login: Login, folder: Path, settings: dict[str, str], code: str) -> None:
     if settings.get("ssl_cafile"):
         settings = {"ssl_cafile": str(make_certificate(folder, "other"))}
-    broker = login(**settings)
+    broker = login(**settings, timeout_seconds=5)
     with pytest.raises(Unavailable) as caught:
         broker.topics()
     assert caught.value.code == code, repr(caught.value.__cause__)
