@@ -350,8 +350,15 @@ class State:
         ]
 
     def remove_pipeline(self, name: str) -> None:
-        """Forget a pipeline whose mapping is gone."""
+        """Forget a pipeline whose mapping is gone, and what was begun to load for it."""
         with self._transaction(write=True) as connection:
+            for row in connection.execute(sa.select(_snapshots)).all():
+                left = [one for one in json.loads(row.pipelines) if one != name]
+                where = (_snapshots.c.source == row.source) & (_snapshots.c.table_name == row.table_name)
+                if not left:
+                    connection.execute(sa.delete(_snapshots).where(where))
+                else:
+                    connection.execute(sa.update(_snapshots).where(where).values(pipelines=json.dumps(left)))
             connection.execute(sa.delete(_pipelines).where(_pipelines.c.name == name))
 
     def advance_phase(self, names: Sequence[str], phase: str, *, only_from: Sequence[str]) -> None:

@@ -73,7 +73,8 @@ class Opening:
                 )
             if stored is not None:
                 self._refuse_replaced(tables, stored)
-            pgslot.ensure_publication(connection, self._publication, tables)
+            known = stored.tables if stored is not None else {}
+            pgslot.ensure_publication(connection, self._publication, tables, known=known.keys())
         log = connect(self._options.dsn, application_name=self._slot, replication=True)
         try:
             return self._start(log, stored, tables, chunks, raise_epoch=raise_epoch, finish=finish)

@@ -7,7 +7,7 @@ import logging
 import re
 import select
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -123,9 +123,22 @@ def create_publication_sql(name: str, tables: Iterable[Table], server_version: i
     return f"create publication {quote(name)} for table {listed} with ({options})"
 
 
-def ensure_publication(connection: Connection, name: str, tables: Mapping[str, Table]) -> Publication:
-    """Create the publication, or make it hold these tables; what the role may not do is `Fatal` with the statement."""
+def ensure_publication(
+    connection: Connection, name: str, tables: Mapping[str, Table], *, known: Collection[str] = ()
+) -> Publication:
+    """Create the publication, or make it hold these tables; what the role may not do is `Fatal` with the statement.
+
+    `known` tables were captured before: a publication that no longer holds all of them has left out changes, which
+    cannot be mended silently.
+    """
     found = find_publication(connection, name)
+    reason = _gap(found, [table for table in known if table in tables])
+    if reason:
+        raise Fatal(
+            "publication_changed",
+            f"the publication {name} was changed by hand: {reason}; changes since then are not in the log",
+            hint="mend the publication, then load the source's pipelines again",
+        )
     statements = (
         [create_publication_sql(name, tables.values(), connection.info.server_version)]
         if found is None
@@ -145,6 +158,17 @@ def ensure_publication(connection: Connection, name: str, tables: Mapping[str, T
         raise Unavailable("publication_missing", f"the publication {name} was dropped a moment ago")
     _refuse(name, now, tables)
     return now
+
+
+def _gap(found: Publication | None, known: Sequence[str]) -> str:
+    if not known:
+        return ""
+    if found is None:
+        return "it is gone"
+    missing = [] if found.all_tables else [table for table in known if table not in found.tables]
+    if missing:
+        return f"it no longer holds {', '.join(missing)}"
+    return "" if found.all_operations else "it no longer publishes every operation"
 
 
 def _alterations(name: str, found: Publication, tables: Mapping[str, Table]) -> list[str]:

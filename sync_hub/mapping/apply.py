@@ -67,6 +67,8 @@ class CompiledMapping:
         self.mark_columns = tuple(field.name for field in self.mark_fields)
         self.condition = row_condition(spec, scopes)
         self.hash = mapping_hash(spec, bundle, self.fields, self._secrets_used(), secrets)
+        expressions = [field.expression for field in self.fields] + ([self.condition] if self.condition else [])
+        self.reads = frozenset(name for expression in expressions for name in expression.reads)
         self._values = _together(self.fields)
         self._key_values = _together(self.key_fields)
         self._has_event_fields = any(field.from_event for field in self.fields)
@@ -201,7 +203,17 @@ class CompiledMapping:
         return Rejected("row_missing", f"mapping {self.spec.name}: the event carries no row")
 
     def _incomplete(self, event: ChangeEvent, row: Row) -> RowChange | None:
-        """An event without some column: what needs it is ABSENT; a `where` that needs it decides nothing."""
+        """An event without some column: what needs it is ABSENT; a `where` that needs it decides nothing.
+
+        Only columns that the log left out may be missing. Another one was renamed or dropped at the source.
+        """
+        missing = {name for name in self.reads if name not in row} - set(event.unchanged)
+        if missing:
+            raise Rejected(
+                "row_incomplete",
+                f"mapping {self.spec.name}: the event's row has no column {', '.join(sorted(missing))}",
+                hint="was it renamed or dropped at the source? change the mapping and load it again",
+            )
         condition = self.condition
         if condition is not None:
             try:

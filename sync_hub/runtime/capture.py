@@ -155,10 +155,10 @@ class Session:
         """Describe the tables, make sure of their topics, and open the log where the stored position says."""
         tables = self._describe()
         self._topics = self._broker.create_topics([topic_name(self._name, table) for table in tables])
-        self._refuse_other_partitions()
         for topic, info in self._topics.items():
             ends = self._broker.end_offsets(topic)
             self._ends[topic] = [ends[partition] for partition in range(info.partitions)]
+        self._refuse_other_topics()
         self._broker.publish([])
         position = self._source.open(self._state.position(self._name), raise_epoch=raise_epoch)
         self._state.save_position(self._name, position)
@@ -166,8 +166,8 @@ class Session:
         self.saved = position
         self.snapshots = Snapshots(self._name, self._source, self._state, tables, load=self._load)
 
-    def _refuse_other_partitions(self) -> None:
-        """A key must stay in its partition: the count may not differ from what was published to before."""
+    def _refuse_other_topics(self) -> None:
+        """A key must stay in its partition, and what was proven to be published must still be there."""
         for progress in self._state.progress(self._name, limit=1):
             for topic, ends in progress.offsets.items():
                 info = self._topics.get(topic)
@@ -177,6 +177,13 @@ class Session:
                         f"topic {topic} had {len(ends)} partitions and now has {info.partitions}: order per key would "
                         "be lost",
                         hint="partitions are changed through the hub only",
+                        command=f"sync-hub recover {self._name}",
+                    )
+                if info is not None and any(now < end for now, end in zip(self._ends[topic], ends, strict=True)):
+                    raise Fatal(
+                        "topic_truncated",
+                        f"topic {topic} ends before what was published to it: {self._ends[topic]}, not {ends}",
+                        hint="it was created again or restored from an older copy: events are missing",
                         command=f"sync-hub recover {self._name}",
                     )
 

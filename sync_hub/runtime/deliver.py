@@ -193,6 +193,7 @@ class Deliver:
         known = self._deliveries.get(pipeline.name)
         if known is None or known.pipeline.bundle != pipeline.bundle:
             return Delivery(pipeline)
+        known.pipeline = pipeline
         return known
 
     def _tried(self, one: Delivery, step: Any) -> bool:
@@ -330,17 +331,23 @@ class Session:
                 self._fail(one, work.failure.error)
 
     def _mapped(self, one: Delivery, work: Work, polled: Sequence[Item]) -> tuple[Work, list[RowChange]]:
-        """Map the work, up to the first event that is rejected and that no newer one among `polled` supersedes."""
+        """Map the work, in each partition up to the first event that is rejected.
+
+        An event that a newer one among `polled` supersedes is passed over instead.
+        """
         mapped = one.mapping.apply([item.event for item in work.items])
         if not mapped.rejected:
             return work, mapped.changes
         outdated = superseded(polled)
-        rejected = [(work.items[index], error) for index, error in mapped.rejected]
-        blocking = [(item, error) for item, error in rejected if (item.partition, item.offset) not in outdated]
-        if not blocking:
+        failures: dict[int, Failure] = {}
+        for index, error in mapped.rejected:
+            item = work.items[index]
+            if (item.partition, item.offset) not in outdated and item.partition not in failures:
+                failures[item.partition] = Failure(item.partition, item.offset, _about(item.event, error))
+        if not failures:
             return work, mapped.changes
-        item, error = blocking[0]
-        work = truncated(work, Failure(item.partition, item.offset, _about(item.event, error)))
+        for failure in failures.values():
+            work = truncated(work, failure)
         return work, one.mapping.apply([item.event for item in work.items]).changes
 
     def _write(self, works: Sequence[tuple[Delivery, Work, list[RowChange]]]) -> None:

@@ -25,6 +25,10 @@ from sync_hub.state import Pipeline, State
 _NAME = re.compile(r"^\s*[a-z_][a-z0-9_]*\s*$")
 
 
+BEGINNING = frozenset({"new", "starting"})
+"""Phases of a pipeline that has no rows in its target yet."""
+
+
 def configured(settings: Settings) -> dict[str, tuple[Bundle, MappingSpec]]:
     """The mappings in the files, by name. Raises `ConfigError` for the first that is wrong."""
     found = {}
@@ -141,6 +145,13 @@ class Delivery:
         """Check the mapping against both catalogs, creating the target table if the mapping says so."""
         spec = self.mapping.spec
         target = sink.describe(spec.target_table)
+        if target is None and spec.create and self.pipeline.phase not in BEGINNING:
+            raise Fatal(
+                "target_table_missing",
+                f"pipeline {self.name}: the table {spec.target_table} is gone from target {spec.target}, and its rows "
+                "with it",
+                hint="restore it, or load the pipeline again",
+            )
         if target is None and spec.create:
             schema, _, name = spec.target_table.rpartition(".")
             columns = self.mapping.target_columns()

@@ -133,7 +133,8 @@ class Snapshots:
 def _planned(
     source: str, ready: Sequence[Pipeline], begun: Sequence[Snapshot], tables: Mapping[str, Table]
 ) -> list[Snapshot]:
-    """Continue what was begun; then one snapshot for each table that has new pipelines."""
+    """Continue what was begun of captured tables; then one snapshot for each table that has new pipelines."""
+    begun = [snapshot for snapshot in begun if snapshot.table in tables]
     loading = {name for snapshot in begun for name in snapshot.pipelines}
     fresh: dict[str, list[str]] = {}
     for pipeline in ready:

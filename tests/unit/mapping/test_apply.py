@@ -57,18 +57,28 @@ def test_an_unchanged_column_that_nobody_reads_leaves_the_row_whole() -> None:
 def test_a_branch_never_taken_needs_no_column() -> None:
     mapping = compiled("key: [id]\nfields:\n  id: id\n  x: case when active then name else 'none' end\n")
     assert only(mapping, change("update", {"id": 1, "active": False})).values == (1, "none")
-    assert only(mapping, change("update", {"id": 1, "active": True})).values == (1, ABSENT)
+    assert only(mapping, change("update", {"id": 1, "active": True}, unchanged=("name",))).values == (1, ABSENT)
 
 
 def test_a_filter_that_lacks_its_column_decides_nothing() -> None:
     mapping = compiled(BASE + "where: active\n")
-    assert mapping.apply([change("update", {"id": 7, "name": "x", "price": "1"})]).changes == []
+    mapped = mapping.apply([change("update", {"id": 7, "name": "x", "price": "1"}, unchanged=("active",))])
+    assert (mapped.changes, mapped.rejected) == ([], [])
+
+
+def test_a_column_that_is_missing_and_not_left_out_by_the_log_is_rejected() -> None:
+    mapped = compiled(BASE + "where: active\n").apply([change("create", {"id": 7, "price": "1", "active": True})])
+    assert mapped.changes == []
+    assert mapped.rejected[0][1].code == "row_incomplete"
+    assert "no column name" in mapped.rejected[0][1].message
 
 
 def test_a_filter_that_is_known_still_removes_an_incomplete_row() -> None:
     mapping = compiled(BASE + "where: active\n")
-    assert only(mapping, change("update", {"id": 7, "active": False})) == RowChange("delete", (7,))
-    assert only(mapping, change("update", {"id": 7, "active": True})).kind == "update"
+    absent = ("name", "price")
+    gone = change("update", {"id": 7, "active": False}, unchanged=absent)
+    assert only(mapping, gone) == RowChange("delete", (7,))
+    assert only(mapping, change("update", {"id": 7, "active": True}, unchanged=absent)).kind == "update"
 
 
 def test_a_row_that_leaves_the_filter_is_deleted_and_comes_back_as_upsert() -> None:
