@@ -170,7 +170,8 @@ def _check_table(connection: Connection, source: str, options: PostgresOptions, 
         message = f"{name} has REPLICA IDENTITY FULL and generated columns: once published, its own UPDATEs may fail"
         add("warning", "generated_in_identity", message, f"alter table {name} replica identity default;")
     if not facts.readable:
-        hint = f"grant usage on schema {quote(table.schema)} to …; grant select on {name} to …;"
+        listed = quote_table(table.schema, table.name)
+        hint = f"grant usage on schema {quote(table.schema)} to …; grant select on {listed} to …;"
         add("error", "select_privilege", f"the role may not read {name}", hint)
     if facts.row_security:
         message = f"row security hides rows of {name} from the role"

@@ -28,7 +28,7 @@ from sync_hub.errors import ConfigError, Fatal, Unavailable
 from sync_hub.model import ChangeEvent, Finding, SourceBatch, Table
 
 CHUNK_BYTES = 8_000_000
-FIRST_CHUNK_ROWS = 1_000
+FIRST_CHUNK_ROWS = 100
 
 
 class PostgresSource:

@@ -200,14 +200,19 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
         process.wait()
         lines = log.read_text(errors="replace").strip().splitlines()
         raise Unavailable("demo_hub_failed", lines[-1] if lines else "the hub did not start", hint=f"see {log}")
-    return str(json.loads(line)["address"])
+    answer = json.loads(line)
+    if "error" in answer:
+        error = answer["error"]
+        raise Unavailable(error["code"], error["message"], hint=error["hint"], command=error["command"])
+    return str(answer["address"])
 
 
 def _table(document: dict[str, Any], address: str) -> Any:
+    from rich.console import Group
     from rich.table import Table
 
-    table = Table(title=f"sync-hub demo — console at {address} — Ctrl-C stops and compares", title_justify="left")
-    table.add_column("pipeline")
+    table = Table()
+    table.add_column("pipeline", no_wrap=True)
     table.add_column("state")
     for name in ("applied", "rate/s", "lag s"):
         table.add_column(name, justify="right")
@@ -216,7 +221,7 @@ def _table(document: dict[str, Any], address: str) -> Any:
         colour = {"running": "green", "failed": "red"}.get(one["state"], "yellow")
         state = f"[{colour}]{one['state']}[/]"
         table.add_row(name, state, f"{one['applied_total']:,}", f"{one['applied_per_second']:,.0f}", lag)
-    return table
+    return Group(f"sync-hub demo: console at {address}, Ctrl-C stops and compares", table)
 
 
 def _report(outcome: dict[str, Any], as_json: bool) -> None:
@@ -226,16 +231,16 @@ def _report(outcome: dict[str, Any], as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="every view against its source, through the mapping", title_justify="left")
-    table.add_column("pipeline")
+    table = Table()
+    table.add_column("pipeline", no_wrap=True)
     for name in ("applied", "matched", "different", "missing", "extra"):
         table.add_column(name, justify="right")
-    table.add_column("")
+    table.add_column("result")
     for view in outcome["views"]:
         figures = [f"{view[name]:,}" for name in ("applied", "matched", "different", "missing", "extra")]
         table.add_row(view["pipeline"], *figures, "[green]agrees[/]" if view["agrees"] else "[red]differs[/]")
     console = Console()
-    console.print(table)
+    console.print("every view against its source, through the mapping:", table)
     for view in outcome["views"]:
         for example in view["examples"]:
             console.print(f"  {example}", style="red", markup=False)

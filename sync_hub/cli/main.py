@@ -75,6 +75,9 @@ def _run(arguments: list[str], debug: bool) -> int:
     except SyncHubError as error:
         return _failed(error, in_json)
     except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            say(error.format_message())
+            return EXIT_USAGE
         return _failed(SyncHubError("usage", error.format_message(), hint=_help(error)), in_json, EXIT_USAGE)
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
