@@ -17,7 +17,7 @@ import pytest
 from sync_hub.envelope import decode
 from sync_hub.model import TopicPartition
 from tests.end_to_end.hub import Hub, wait_until
-from tests.end_to_end.workload import KEYS, MAPPINGS, SCHEMA, Writer
+from tests.end_to_end.workload import MAPPINGS, SCHEMA, Writer
 
 KILLS = {"embedded": 20, "kafka": 20, "kafka-python": 6}
 
@@ -174,4 +174,4 @@ def _assert_no_event_applied_twice(dsn: str) -> None:
         total = connection.execute("select count(*) from writes").fetchone()
     assert twice == []
     assert total is not None
-    assert total[0] > KEYS / 2
+    assert total[0] > 10
