@@ -17,6 +17,8 @@ from tests.end_to_end.hub import wait_until
 from tests.end_to_end.lab import Lab, execute, frozen, is_alive, moment, query
 from tests.end_to_end.workload import MAPPINGS, SCHEMA
 
+pytestmark = pytest.mark.xdist_group("operation")  # its tests share one hub
+
 WAREHOUSE = """---
 mapping: orders_to_wh
 from: {source: {source}, table: public.orders}

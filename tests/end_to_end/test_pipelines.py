@@ -69,7 +69,12 @@ create table ratio (id bigint primary key, share numeric, constraint small check
 LIMIT_BYTES = 20_000
 
 
-@pytest.fixture(scope="module", params=["embedded", "kafka"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.xdist_group(f"pipelines on {name}")) for name in ("embedded", "kafka")
+    ],
+)
 def lab(
     request: pytest.FixtureRequest,
     source_server: LocalPostgres,
