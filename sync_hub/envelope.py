@@ -28,6 +28,8 @@ OLD_KEY: Final = "oldkey"
 FETCHED: Final = "fetched"
 UNCHANGED: Final = "unchanged"
 PIPELINES: Final = "pipelines"
+CHECK: Final = "check"
+REPAIR: Final = "repair"
 OVERSIZE: Final = "oversize"
 
 _encode = msgspec.json.Encoder().encode
@@ -108,6 +110,10 @@ class Encoder:
         ):
             if value:
                 headers.append((name, _encode(value)))
+        if event.check:
+            headers.append((CHECK, event.check.encode()))
+            if event.repair:
+                headers.append((REPAIR, b"1"))
         if event.oversize_bytes:
             headers.append((OVERSIZE, str(event.oversize_bytes).encode()))
         if self._cloudevents:
@@ -125,6 +131,7 @@ def _has_headers(event: ChangeEvent) -> bool:
         or event.fetched
         or event.unchanged
         or event.pipelines
+        or event.check
         or event.oversize_bytes
     )
 
@@ -283,7 +290,7 @@ def _event(envelope: _Envelope, key: dict[str, Any] | None, record: Record) -> C
     )
 
 
-_TEXT_HEADERS = {CORRELATION_ID: "correlation_id", TRACEPARENT: "traceparent", ACTOR: "actor"}
+_TEXT_HEADERS = {CORRELATION_ID: "correlation_id", TRACEPARENT: "traceparent", ACTOR: "actor", CHECK: "check"}
 _KEY_HEADERS = {NEW_KEY: "new_key", OLD_KEY: "old_key", "__debezium.newkey": "new_key", "__debezium.oldkey": "old_key"}
 _LIST_HEADERS = {FETCHED: "fetched", UNCHANGED: "unchanged", PIPELINES: "pipelines"}
 
@@ -299,4 +306,6 @@ def _read_headers(headers: Sequence[tuple[str, bytes]]) -> dict[str, Any]:
             found[_LIST_HEADERS[name]] = _decode_names(value)
         elif name == OVERSIZE:
             found["oversize_bytes"] = int(value)
+        elif name == REPAIR:
+            found["repair"] = value == b"1"
     return found

@@ -79,7 +79,9 @@ class ChangeEvent(Struct, frozen=True, gc=False, kw_only=True):
     text). `unchanged` names columns that the log did not carry and that could not be fetched: they are missing from
     `after`. `fetched` names columns read by key afterwards. `version` sorts in commit order within one source;
     `id` is the version without its epoch. `committed_at` is in microseconds since 1970 UTC. `old_key` and `new_key`
-    tie the two events of a key change. `pipelines` is set on snapshot rows: only these take the row.
+    tie the two events of a key change. `pipelines` is set on snapshot rows: only these take the row. `check` names the
+    verification of a probe: the row as it is at this place (a delete: there is none), to be compared, not written,
+    unless `repair` says that what differs is to be written.
     """
 
     source: str
@@ -97,6 +99,8 @@ class ChangeEvent(Struct, frozen=True, gc=False, kw_only=True):
     old_key: dict[str, Any] | None = None
     new_key: dict[str, Any] | None = None
     pipelines: tuple[str, ...] = ()
+    check: str = ""
+    repair: bool = False
     snapshot: bool = False
     database: str = ""
     lsn: int = 0
@@ -133,14 +137,45 @@ class Heartbeat(Struct, frozen=True):
     source_time: float
 
 
+class ChunkRequest(Struct, frozen=True):
+    """Existing rows to read for some pipelines: a range, or the rows with `keys` (event keys).
+
+    A range is the next `rows` rows by key after `after` that fulfil `where`, a condition in the source's SQL. With
+    `check` every key is answered, also when there is no row, and the answers are probes of that verification.
+    """
+
+    run: str
+    table: str
+    number: int
+    pipelines: tuple[str, ...]
+    after: tuple[Any, ...] | None = None
+    rows: int = 0
+    keys: tuple[dict[str, Any], ...] = ()
+    where: str = ""
+    check: str = ""
+    repair: bool = False
+
+
+class ChunkRead(Struct, frozen=True):
+    """What a chunk holds before its mark has come. `last_key` None: no rows follow."""
+
+    rows: int
+    size_bytes: int
+    last_key: tuple[Any, ...] | None
+
+
 class ChunkDone(Struct, frozen=True):
-    """All rows of chunk `number` of `table` are among the events so far. `last_key` None: it was the last."""
+    """All rows of chunk `number` of `table` are among the events so far. `last_key` None: it was the last.
+
+    `touched` are the keys among those asked for that were left out, because the log itself brings their newest state.
+    """
 
     run: str
     table: str
     number: int
     rows: int
     last_key: tuple[Any, ...] | None
+    touched: tuple[dict[str, Any], ...] = ()
 
 
 class SourceBatch(Struct, frozen=True):

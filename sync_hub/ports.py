@@ -14,6 +14,8 @@ from typing import Any, ClassVar, Protocol
 from pydantic import BaseModel
 
 from sync_hub.model import (
+    ChunkRead,
+    ChunkRequest,
     Finding,
     Offset,
     Outgoing,
@@ -84,12 +86,12 @@ class Source(Protocol):
         """Empty when chunks may be read; else who blocks, as one line for people."""
         ...
 
-    def request_chunk(
-        self, run: str, table: str, number: int, after: tuple[Any, ...] | None, rows: int, pipelines: tuple[str, ...]
-    ) -> None:
-        """Read the next `rows` rows by key after `after` and emit the chunk's mark.
+    def request_chunk(self, request: ChunkRequest) -> ChunkRead:
+        """Read a chunk and emit its mark; the next one may be asked for at once. Blocks while it is read.
 
         The rows come through `read` when the mark does, without those touched meanwhile, and with them a `ChunkDone`.
+        A chunk that had to be given up comes back as `discarded`. A range may have fewer rows than were asked for.
+        Raises `ConfigError` when `where` is no condition of this table.
         """
         ...
 

@@ -6,7 +6,7 @@ reading the same transaction again under another configuration gives every chang
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -15,7 +15,7 @@ from connectors.sources.pgcomplete import Incomplete
 from connectors.sources.pgoutput import Begin, Delete, Insert, Truncate, Update
 from connectors.sources.pgrows import KeyMaker, key_identity
 from sync_hub.errors import Fatal
-from sync_hub.model import ChangeEvent, Operation, Transaction, version_prefix, version_suffix
+from sync_hub.model import ChangeEvent, ChunkRequest, Operation, Transaction, version_prefix, version_suffix
 
 CONNECTOR: Final = "postgresql"
 _CONTEXT_LIMIT: Final = 512
@@ -142,21 +142,32 @@ class EventAssembler:
                 if self.watcher.tracking:
                     self.watcher.truncated(self._xid, table.full_name)
 
-    def snapshot(self, table: TableEvents, rows: Sequence[dict[str, Any]], pipelines: tuple[str, ...]) -> None:
-        """Rows of a chunk, at the mark that the current transaction carries: it holds no changes."""
-        for ordinal, row in enumerate(rows, 1):
+    def snapshot(
+        self,
+        table: TableEvents,
+        rows: Mapping[Hashable, dict[str, Any] | None],
+        asked: Mapping[Hashable, dict[str, Any]],
+        request: ChunkRequest,
+    ) -> None:
+        """Rows of a chunk, at the mark that the current transaction carries: it holds no changes.
+
+        A key that was asked for and has no row is a delete.
+        """
+        for ordinal, (identity, row) in enumerate(rows.items(), 1):
             self.events.append(
                 ChangeEvent(
                     source=self._source,
                     schema=table.schema,
                     table=table.name,
-                    operation="read",
-                    key=table.to_key(row),
+                    operation="delete" if row is None else "read",
+                    key=asked[identity] if row is None else table.to_key(row),
                     before=None,
                     after=row,
                     version=self._prefix + version_suffix(ordinal),
                     committed_at=self._committed_at,
-                    pipelines=pipelines,
+                    pipelines=request.pipelines,
+                    check=request.check,
+                    repair=request.repair,
                     snapshot=True,
                     database=self._database,
                     lsn=self._lsn,

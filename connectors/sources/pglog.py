@@ -202,6 +202,7 @@ class Log:
         chunk = self._chunks.take(mark) if isinstance(mark, str) else None
         if chunk is None:
             return
-        rows = list(chunk.rows.values())
-        self._assembler.snapshot(self.tables.by_name[chunk.table].events, rows, chunk.pipelines)
-        self._done.append(ChunkDone(chunk.run, chunk.table, chunk.number, len(rows), chunk.last_key))
+        request = chunk.request
+        self._assembler.snapshot(self.tables.by_name[chunk.table].events, chunk.rows, chunk.asked, request)
+        rows, touched = len(chunk.rows), tuple(chunk.touched)
+        self._done.append(ChunkDone(request.run, chunk.table, request.number, rows, chunk.last_key, touched))

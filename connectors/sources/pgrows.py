@@ -43,19 +43,38 @@ class TableReader:
         self._from = f"{only}{quote_table(table.schema, table.name)} t"
         self._order = ", ".join(f"t.{quote(name)}" for name in self.key)
 
-    def chunk(self, connection: Connection, after: Sequence[Any] | None, rows: int) -> Page:
+    def chunk(self, connection: Connection, after: Sequence[Any] | None, rows: int, where: str = "") -> Page:
         """The next rows by key, with what the one statement that read them saw."""
-        where, parameters = "", []
+        conditions, parameters = [], []
         if after is not None:
             places = ", ".join(f"{PLACE}::{self._by_name[name].declared}" for name in self.key)
-            where = f"where ({self._order}) > ({places})"
+            conditions.append(f"({self._order}) > ({places})")
             parameters = [str(value) for value in after]
+        if where:
+            conditions.append(f"({where}\n)")
+        chosen = f"where {' and '.join(conditions)}" if conditions else ""
+        return self._page(connection, f"{chosen} order by {self._order} limit {int(rows)}", parameters)
+
+    def keyed(self, connection: Connection, keys: Sequence[Mapping[str, Any]]) -> Page:
+        """Those of these rows that exist, in key order, with what the one statement that read them saw."""
+        return self._page(connection, *self._where(keys))
+
+    def canonical(self, key: Mapping[str, Any]) -> Row:
+        """A key as events spell it, whatever spelling of its values was given."""
+        spelled = {}
+        for name in self.key:
+            kind, value = self._by_name[name].type, key[name]
+            convert = wire_converter(kind)
+            text = {True: "t", False: "f"}[value] if isinstance(value, bool) else from_wire(kind)(value)
+            spelled[name] = text if convert is None else convert(text)
+        return self.to_key(spelled)
+
+    def _page(self, connection: Connection, chosen: str, parameters: Sequence[Any]) -> Page:
         order = ", ".join(f"r.{quote(name)}" for name in self.key)
         columns = ", ".join(f"t.{quote(name)}" for name in self.names)
         statement = (
             "select s.snapshot, r.* from (select pg_catalog.pg_current_snapshot()::text as snapshot) s "
-            f"left join lateral (select {columns} from {self._from} {where} order by {self._order} limit {int(rows)})"
-            f" r on true order by {order}"
+            f"left join lateral (select {columns} from {self._from} {chosen}) r on true order by {order}"
         )
         result = _execute(connection, statement, parameters)
         snapshot = (result.get_value(0, 0) or b"").decode()

@@ -6,10 +6,12 @@ synchronous standby. So a chunk is told apart from the log by transaction ids, n
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any, Final
 
 from msgspec import Struct
+
+from sync_hub.model import ChunkRequest
 
 RECENT_KEYS: Final = 100_000
 """More keys of one transaction and table than this are remembered as "all"."""
@@ -48,25 +50,32 @@ def _hash(key: Hashable) -> int:
 
 
 class Chunk:
-    """Rows that wait for their mark. `last_key` None: no rows follow."""
+    """What a request found, waiting for its mark. `last_key` None: no rows follow.
+
+    `rows` has None for a key that was asked for and has no row; `asked` has the keys of a request that named them.
+    """
 
     def __init__(
         self,
-        run: str,
-        table: str,
-        number: int,
-        pipelines: tuple[str, ...],
+        request: ChunkRequest,
         visible: Visible,
-        rows: dict[Hashable, dict[str, Any]],
-        last_key: tuple[str, ...] | None,
+        rows: dict[Hashable, dict[str, Any] | None],
+        last_key: tuple[str, ...] | None = None,
+        asked: Mapping[Hashable, dict[str, Any]] | None = None,
     ) -> None:
-        self.run = run
-        self.table = table
-        self.number = number
-        self.pipelines = pipelines
+        self.request = request
+        self.table = request.table
         self.visible = visible
         self.rows = rows
         self.last_key = last_key
+        self.asked = asked or {}
+        self.touched: list[dict[str, Any]] = []
+
+    def leave_out(self, key: Hashable) -> None:
+        """The log itself brings the newest state of this key."""
+        del self.rows[key]
+        if key in self.asked:
+            self.touched.append(self.asked[key])
 
 
 class Chunks:
@@ -106,10 +115,10 @@ class Chunks:
                 continue
             hashes = tables[chunk.table]
             if hashes is None:
-                self.discarded.append((chunk.run, chunk.number))
+                self._give_up(chunk)
                 return
             for key in [key for key in chunk.rows if _hash(key) in hashes]:
-                del chunk.rows[key]
+                chunk.leave_out(key)
         self._chunks[mark] = chunk
 
     def touch(self, xid: int, table: str, key: Hashable) -> None:
@@ -125,7 +134,7 @@ class Chunks:
                 tables[table] = None
         for chunk in self._chunks.values():
             if chunk.table == table and key in chunk.rows and not chunk.visible.sees(wide):
-                del chunk.rows[key]
+                chunk.leave_out(key)
 
     def truncated(self, xid: int, table: str) -> None:
         """A streamed transaction emptied the table: chunks of it are worthless, as are those it is not visible to."""
@@ -135,8 +144,7 @@ class Chunks:
     def discard(self, table: str) -> None:
         """Give up the outstanding chunks of a table: they must be asked for again."""
         for mark in [mark for mark, chunk in self._chunks.items() if chunk.table == table]:
-            chunk = self._chunks.pop(mark)
-            self.discarded.append((chunk.run, chunk.number))
+            self._give_up(self._chunks.pop(mark))
 
     def discard_all(self) -> None:
         """Give up all outstanding chunks: the log was lost before their marks came."""
@@ -151,6 +159,9 @@ class Chunks:
         """What was given up since the last call."""
         discarded, self.discarded = tuple(self.discarded), []
         return discarded
+
+    def _give_up(self, chunk: Chunk) -> None:
+        self.discarded.append((chunk.request.run, chunk.request.number))
 
     def _widened(self, xid: int) -> int:
         if self._newest_xid[0] != xid and self._reference is not None:

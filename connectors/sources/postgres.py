@@ -21,11 +21,11 @@ from connectors.sources.pgopening import Opening
 from connectors.sources.pgoptions import PostgresOptions
 from connectors.sources.pgposition import dump, load
 from connectors.sources.pgqueries import Queries
-from connectors.sources.pgrows import KEYS_PER_SELECT, TableReader, key_identity
+from connectors.sources.pgrows import KEYS_PER_SELECT, Page, TableReader, key_identity
 from connectors.sources.pgsnapshot import Chunk, Chunks, parse_snapshot
 from connectors.sources.pgtables import CapturedTables
 from sync_hub.errors import ConfigError, Fatal, Unavailable
-from sync_hub.model import ChangeEvent, Finding, SourceBatch, Table
+from sync_hub.model import ChangeEvent, ChunkRead, ChunkRequest, Finding, SourceBatch, Table
 
 CHUNK_BYTES = 8_000_000
 FIRST_CHUNK_ROWS = 100
@@ -158,33 +158,53 @@ class PostgresSource:
         with self._queries.use() as connection:
             return pgslot.blocked_by(connection) or "a transaction that has not ended"
 
-    def request_chunk(
-        self, run: str, table: str, number: int, after: tuple[Any, ...] | None, rows: int, pipelines: tuple[str, ...]
-    ) -> None:
-        """Read the next rows by key and write their mark: see `Source.request_chunk`.
+    def request_chunk(self, request: ChunkRequest) -> ChunkRead:
+        """Read rows by key and write their mark: see `Source.request_chunk`.
 
         Reads fewer rows than asked for where rows are wide. Raises `Unavailable` while the table is being altered.
         """
         if not self._chunks.tracking:
             raise Fatal("chunk_without_tracking", "`track` and `fence` must come before chunks")
-        reader = self._reader(table)
-        limit = max(
-            1, min(rows, CHUNK_BYTES // self._row_bytes[table] if table in self._row_bytes else FIRST_CHUNK_ROWS)
-        )
+        reader = self._reader(request.table)
         with self._queries.use() as connection:
             try:
-                page = reader.chunk(connection, after, limit)
+                page, more = self._page(connection, reader, request)
             except psycopg.errors.UndefinedColumn as error:
-                raise Unavailable("table_changing", f"sources.{self._name}: {table} is being altered") from error
+                if request.where:
+                    raise _bad_where(request, error) from error
+                raise Unavailable(
+                    "table_changing", f"sources.{self._name}: {request.table} is being altered"
+                ) from error
+            except (psycopg.ProgrammingError, psycopg.DataError) as error:
+                if request.where:
+                    raise _bad_where(request, error) from error
+                raise
+        asked = {key_identity(key): key for key in map(reader.canonical, request.keys)}
+        rows: dict[Hashable, dict[str, Any] | None] = dict.fromkeys(asked) if request.check else {}
+        rows |= {key_identity(reader.to_key(row)): row for row in page.rows}
+        last_key = tuple(page.last_key) if more else None
+        self._marks += 1
+        mark = f"{request.run}/{request.number}/{self._nonce}/{self._marks}"
+        self._queries.emit(json.dumps({"mark": mark}))
+        self._chunks.add(mark, Chunk(request, parse_snapshot(page.snapshot), rows, last_key, asked))
+        return ChunkRead(len(page.rows), page.size_bytes, last_key)
+
+    def _page(self, connection: pgcatalog.Connection, reader: TableReader, request: ChunkRequest) -> tuple[Page, bool]:
+        """The rows of a request, and whether more may follow."""
+        if request.keys:
+            return reader.keyed(connection, request.keys), False
+        table = request.table
+        limit = max(
+            1,
+            min(
+                request.rows,
+                CHUNK_BYTES // self._row_bytes[table] if table in self._row_bytes else FIRST_CHUNK_ROWS,
+            ),
+        )
+        page = reader.chunk(connection, request.after, limit, request.where)
         if page.rows:
             self._row_bytes[table] = max(1, page.size_bytes // len(page.rows))
-        self._marks += 1
-        mark = f"{run}/{number}/{self._nonce}/{self._marks}"
-        by_key: dict[Hashable, dict[str, Any]] = {key_identity(reader.to_key(row)): row for row in page.rows}
-        last_key = tuple(page.last_key) if len(page.rows) == limit else None
-        chunk = Chunk(run, table, number, pipelines, parse_snapshot(page.snapshot), by_key, last_key)
-        self._queries.emit(json.dumps({"mark": mark}))
-        self._chunks.add(mark, chunk)
+        return page, len(page.rows) == limit
 
     def read_rows(
         self, table: str, *, columns: Sequence[str] | None = None, keys: Sequence[Mapping[str, Any]] | None = None
@@ -288,3 +308,12 @@ class PostgresSource:
                 for row in reader.by_keys(connection, keys[start : start + KEYS_PER_SELECT], there):
                     found[key_identity(reader.to_key(row))] = row
         return Fetched(found, visible)
+
+
+def _bad_where(request: ChunkRequest, error: psycopg.Error) -> ConfigError:
+    reason = (error.diag.message_primary or str(error)).strip()
+    return ConfigError(
+        "bad_where",
+        f"{request.table}: `{request.where}` is no condition on this table: {reason}",
+        hint="write what may stand after WHERE in the source's own SQL",
+    )

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from sync_hub.model import ChunkDone, SourceBatch, Table
+from sync_hub.model import ChunkDone, ChunkRequest, SourceBatch, Table
 from sync_hub.ports import Source
 from sync_hub.runtime.control import Rate
 from sync_hub.state import Pipeline, Snapshot, State
@@ -112,7 +112,9 @@ class Snapshots:
         self._chunk += 1
         self._outstanding = True
         self._source.request_chunk(
-            self._run, snapshot.table, self._chunk, snapshot.last_key, CHUNK_ROWS, snapshot.pipelines
+            ChunkRequest(
+                self._run, snapshot.table, self._chunk, snapshot.pipelines, after=snapshot.last_key, rows=CHUNK_ROWS
+            )
         )
 
     def _advance(self, chunk: ChunkDone) -> Snapshot:

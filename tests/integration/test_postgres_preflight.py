@@ -14,7 +14,7 @@ from connectors.local_postgres import BINARIES, LOGICAL, LocalPostgres
 from connectors.postgresql import connect
 from connectors.sources.postgres import PostgresSource
 from sync_hub.errors import Fatal, Unavailable
-from sync_hub.model import Finding
+from sync_hub.model import ChunkRequest, Finding
 from tests.integration.conftest import Capture, Database
 
 
@@ -81,7 +81,7 @@ def test_least_privilege_is_named_piece_by_piece(role: str, db: Database, captur
     log.source.track(True)
     log.source.fence()
     log.until(lambda: not log.source.fence_passed())
-    log.source.request_chunk("r", "public.t", 1, None, 10, ())
+    log.source.request_chunk(ChunkRequest("r", "public.t", 1, (), after=None, rows=10))
     log.until(lambda: bool(log.chunks))
 
 

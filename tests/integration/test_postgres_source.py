@@ -9,7 +9,7 @@ import pytest
 from connectors.sources.pglog import CUT_EVENTS
 from connectors.sources.postgres import PostgresSource
 from sync_hub.errors import ConfigError, Unavailable
-from sync_hub.model import ChangeEvent
+from sync_hub.model import ChangeEvent, ChunkRequest
 from sync_hub.ports import Source
 from tests.integration.conftest import Capture, Database
 
@@ -189,7 +189,7 @@ def test_excluded_columns_leave_the_database_in_no_form(source_dsn: str, db: Dat
     log.source.track(True)
     log.source.fence()
     log.until(lambda: not log.source.fence_passed())
-    log.source.request_chunk("r", "public.t", 1, None, 10, ())
+    log.source.request_chunk(ChunkRequest("r", "public.t", 1, (), after=None, rows=10))
     log.until(lambda: bool(log.chunks))
     rows = list(log.source.read_rows("public.t"))
     table = log.source.describe("public.t")

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from sync_hub.errors import Fatal
-from sync_hub.model import ChangeEvent
+from sync_hub.model import ChangeEvent, ChunkRequest
 from sync_hub.testing.source import Collector
 from tests.integration.conftest import Capture, Database
 from tests.integration.test_postgres_source_whole import late_commit
@@ -27,7 +27,7 @@ def fenced(log: Collector) -> None:
 
 
 def chunk(log: Collector, after: tuple[Any, ...] | None = None, rows: int = 100, number: int = 1) -> None:
-    log.source.request_chunk("run", "public.t", number, after, rows, ("p",))
+    log.source.request_chunk(ChunkRequest("run", "public.t", number, ("p",), after=after, rows=rows))
 
 
 def load(log: Collector, rows: int) -> None:

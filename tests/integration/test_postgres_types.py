@@ -11,6 +11,7 @@ import pytest
 
 from connectors import pgcatalog
 from connectors.pgtypes import from_wire
+from sync_hub.model import ChunkRequest
 from sync_hub.testing.source import Collector
 from tests.integration.conftest import Capture, Database
 
@@ -199,7 +200,7 @@ def test_same_bytes_by_log_by_chunk_and_by_key(log: Collector, any_db: Database,
     log.source.track(True)
     log.source.fence()
     log.until(lambda: not log.source.fence_passed())
-    log.source.request_chunk("r", "public.t", 1, None, 100, ())
+    log.source.request_chunk(ChunkRequest("r", "public.t", 1, (), after=None, rows=100))
     log.until(lambda: bool(log.chunks))
     chunked = [event for event in log.events if event.operation == "read"]
     everything = list(log.source.read_rows("public.t"))

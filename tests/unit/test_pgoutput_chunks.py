@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 
 from connectors.sources.pgsnapshot import RECENT_KEYS, Chunk, Chunks, Visible, parse_snapshot
+from sync_hub.model import ChunkRequest
 
 
 def chunk(*keys: int, visible: str = "10:20:12", table: str = "public.t") -> Chunk:
-    return Chunk("run", table, 1, (), parse_snapshot(visible), {(key,): {"id": key} for key in keys}, None)
+    return Chunk(ChunkRequest("run", table, 1, ()), parse_snapshot(visible), {(key,): {"id": key} for key in keys})
 
 
 def left(chunks: Chunks, mark: str = "m") -> list[int]:
