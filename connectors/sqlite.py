@@ -64,6 +64,10 @@ class WriteLock:
         if self._file is not None:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
+    def exists(self) -> bool:
+        """Whether the lock's file is there: somebody has written to the database through it."""
+        return self._lock_path.exists()
+
     def close(self) -> None:
         """Let go of the lock file. Safe to call twice."""
         if self._file is not None:
@@ -99,6 +103,21 @@ def connect(path: Path, lock: WriteLock, *, timeout_seconds: float = 10.0) -> sq
             connection.close()
             raise
     return connection
+
+
+def look(path: Path) -> sqlite3.Connection:
+    """Open an existing file that nobody writes through a `WriteLock`, to read it: it stays as it is."""
+    with translated(path):
+        return sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """Which file the path leads to now; zeros where there is none. It differs after the file was moved or replaced."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return (0, 0)
+    return (status.st_dev, status.st_ino)
 
 
 def close(connection: sqlite3.Connection, lock: WriteLock) -> None:

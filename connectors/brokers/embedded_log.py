@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
@@ -118,13 +117,17 @@ class LogFile:
         """The open connection. Raises `Fatal` when the path no longer leads to the file that was opened."""
         if self._connection is None:
             self._connection = self._open()
-        elif self._identity != _identity(self.path):
+        elif self._identity != sqlite.identity(self.path):
             raise Fatal(
                 "log_replaced",
                 f"{self.path} was removed or replaced while it was in use",
                 hint="put the file back; if it is lost, restart and run `sync-hub recover` for each source",
             )
         return self._connection
+
+    def exists(self) -> bool:
+        """Whether there is a file, or one was opened."""
+        return self._connection is not None or self.path.exists()
 
     def close(self) -> None:
         """Close it, if open. Safe to call twice."""
@@ -136,7 +139,7 @@ class LogFile:
         connection = sqlite.connect(self.path, self.lock)
         try:
             self._create_tables(connection)
-            self._identity = _identity(self.path)
+            self._identity = sqlite.identity(self.path)
         except BaseException:
             sqlite.close(connection, self.lock)
             raise
@@ -169,11 +172,3 @@ def _format_of(connection: sqlite3.Connection, path: Path) -> int:
                 hint="give the embedded broker a file of its own",
             )
         return version
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return (0, 0)
-    return (status.st_dev, status.st_ino)

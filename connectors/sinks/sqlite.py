@@ -16,7 +16,17 @@ from connectors.sinks.changes import Present, by_kind, flag_column
 from connectors.sinks.sqlitecatalog import Described, describe, quote
 from connectors.sinks.sqlitestatements import SqliteStatements
 from connectors.sinks.sqlitetypes import Kind, created_type, to_column, to_wire
-from connectors.sqlite import WriteLock, classify, close, connect, read_transaction, translated, write_transaction
+from connectors.sqlite import (
+    WriteLock,
+    classify,
+    close,
+    connect,
+    identity,
+    look,
+    read_transaction,
+    translated,
+    write_transaction,
+)
 from sync_hub.errors import Fatal, OffsetsMoved, Rejected, SyncHubError
 from sync_hub.model import Finding, Offset, SinkBatch, Table, TableWrite
 
@@ -61,6 +71,8 @@ class SqliteSink:
         self._timeout_seconds = options.lock_timeout_seconds
         self._lock = WriteLock(options.path, timeout_seconds=options.lock_timeout_seconds)
         self._opened: sqlite3.Connection | None = None
+        self._identity = (0, 0)
+        self._writes = False
         self._schema_version = -1
         self._statements: dict[tuple[Any, ...], SqliteStatements] = {}
 
@@ -71,8 +83,8 @@ class SqliteSink:
             return list(self._check_folder(path))
         try:
             with translated(self._path):
-                self._connection().execute("select count(*) from sqlite_schema").fetchone()
-                described = [describe(self._connection(), table) for table in tables]
+                self._looking().execute("select count(*) from sqlite_schema").fetchone()
+                described = [describe(self._looking(), table) for table in tables]
         except SyncHubError as error:
             return [Finding(error.code, "error", path, error.message, error.hint, error.command)]
         found = []
@@ -101,8 +113,10 @@ class SqliteSink:
 
     def describe(self, table: str) -> Table | None:
         """The table in the file now; types are the nearest of PostgreSQL's to those declared."""
+        if not (self._writes or self._path.exists()):
+            return None
         with translated(self._path):
-            found = describe(self._connection(), table)
+            found = describe(self._looking(), table)
         return found.table if found else None
 
     def open(self) -> None:
@@ -137,7 +151,7 @@ class SqliteSink:
 
     def load_offsets(self, pipelines: Sequence[str]) -> list[Offset]:
         """The offsets of these pipelines, in the order of their primary key."""
-        connection = self._connection()
+        connection = self._looking()
         marks = ", ".join("?" * len(pipelines))
         query = f"select {_COLUMNS} from sync_hub_offsets where pipeline in ({marks}) order by 1, 2, 3"
         with read_transaction(connection, self._path):
@@ -205,14 +219,34 @@ class SqliteSink:
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""
-        if self._opened is not None:
+        if self._opened is not None and self._writes:
             close(self._opened, self._lock)
-            self._opened = None
+        elif self._opened is not None:
+            self._opened.close()
+        self._opened, self._writes = None, False
+
+    def _looking(self) -> sqlite3.Connection:
+        """A connection to look with: before anything is to be written it leaves neither files nor settings behind."""
+        if self._opened is None and not self._lock.exists():
+            self._opened, self._identity = look(self._path), identity(self._path)
+        return self._opened if self._opened is not None and not self._writes else self._connection()
 
     def _connection(self) -> sqlite3.Connection:
+        """The connection to write with. Raises `Fatal` when the path no longer leads to the file that was opened."""
+        if self._opened is not None and not self._writes:
+            self._opened.close()
+            self._opened = None
         if self._opened is None:
             self._opened = connect(self._path, self._lock, timeout_seconds=self._timeout_seconds)
+            self._identity, self._writes = identity(self._path), True
             self._schema_version = -1
+        elif self._identity != identity(self._path):
+            raise Fatal(
+                "target_replaced",
+                f"{self._who}: {self._path} was moved, deleted or replaced while the hub had it open",
+                hint="put the file back, then resume; if it is lost, load its pipelines again",
+                command=f"sync-hub resume {self.name}",
+            )
         return self._opened
 
     def _described(self, table: str) -> Described:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
+import sys
+import textwrap
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -10,17 +15,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sync_hub.cli.options import Config, Json, load_settings, open_state
-from sync_hub.cli.output import paint, print_json, print_table, say
+from sync_hub.cli.options import Config, Json, load_settings
+from sync_hub.cli.output import STATE_COLOURS, one_line, paint, print_json, say
 from sync_hub.errors import ConfigError, SyncHubError, Unavailable
-from sync_hub.model import Finding, Table
+from sync_hub.model import Finding, Table, TopicInfo
 
 if TYPE_CHECKING:
+    from sync_hub.cli.check_stored import Stored
     from sync_hub.mapping.loader import Bundle
     from sync_hub.settings import Settings
 
 _EXIT_ORDER = (2, 3, 1)
 """Which exit code wins when there are several: configuration, then what is unavailable, then other findings."""
+
+WIDEST = 100
+"""Findings are wrapped here, or where a narrower terminal ends."""
 
 
 def check(
@@ -54,6 +63,8 @@ class Check:
         self.parts: list[str] = []
         self.tables: dict[str, dict[str, Table]] = {}
         self._codes: set[int] = set()
+        self._stored: Stored | None = None
+        self._topics: dict[str, TopicInfo] | None = None
         self._sinks: dict[str, Any] = {}
 
     @property
@@ -68,6 +79,7 @@ class Check:
         settings = self._settings
         self._part("installation", registry.refuse_foreign_connectors)
         self._part("hub.state", self._state)
+        self._part("http", self._http)
         self._part("broker", self._broker)
         for name in settings.sources:
             self._part(f"sources.{name}", partial(self._source, name))
@@ -108,17 +120,29 @@ class Check:
             self._codes.add(exit_code)
 
     def _state(self) -> None:
-        state = open_state(self._settings)
+        from sync_hub.cli.check_stored import Stored
+
+        self._stored = Stored(self._settings)
+
+    def _http(self) -> Iterable[Finding]:
+        """The console's port is free, or taken by this very hub."""
+        from sync_hub.runtime.supervise import listen
+        from sync_hub.web.facts import running_here
+
         try:
-            state.check()
-        finally:
-            state.close()
+            listen(self._settings.http.host, self._settings.http.port).close()
+        except Unavailable as error:
+            mine = running_here(self._stored.workers if self._stored else (), time.time(), socket.gethostname())
+            if error.code != "port_in_use" or not mine:
+                raise
+            message = f"this hub runs now: {', '.join(f'{one.name} is process {one.pid}' for one in mine)}"
+            yield Finding("port_in_use", "info", "http", message, "stop it before you start another")
 
     def _broker(self) -> Iterable[Finding]:
         broker = self._settings.new_broker()
         try:
             yield from broker.check()
-            broker.topics()  # raises where it does not answer: that is another exit code than a finding
+            self._topics = broker.topics()  # raises where it does not answer: that is another exit code than a finding
         finally:
             broker.close()
 
@@ -130,7 +154,10 @@ class Check:
     def _source(self, name: str) -> Iterable[Finding]:
         source = self._settings.source(name)
         try:
-            yield from source.check()
+            found_so_far = list(source.check())
+            yield from found_so_far
+            if self._stored and all(one.code != "slot_lost" for one in found_so_far):
+                yield from self._stored.lost_slot(name, source.status())
             found = {table: source.describe(table) for table in source.tables()}
             self.tables[name] = {table.full_name: table for table in found.values() if table is not None}
         finally:
@@ -194,7 +221,22 @@ class Check:
         except (ConfigError, Unavailable) as error:
             self._add(_found(error, f"targets.{spec.target}"), error.exit_code)
             return
+        if target_table is None and spec.create and self._stored:
+            self._stored.target_gone(spec.name, spec.target, spec.target_table)
         yield from check_mapping(compiled, table, target_table)
+        if self._stored and self._topics is not None:
+            yield from self._pending(bundle)
+            self._stored.prove_offsets(spec.name, self._sinks[spec.target], self._topics, table)
+
+    def _pending(self, bundle: Bundle) -> Iterable[Finding]:
+        """A mapping that was applied and whose file has changed since: the hub runs on with the old one."""
+        from sync_hub.runtime.pipelines import differs
+
+        known = self._stored.pipelines.get(bundle.name) if self._stored else None
+        if known is not None and differs(bundle, known):
+            message = f"the mapping {bundle.name} has changed since it was applied: the hub runs on with the old one"
+            hint = "give the changed mapping another name and another target table"
+            yield Finding("mapping_pending", "warning", f"{bundle.file}:{bundle.line}", message, hint)
 
 
 def _place(kind: str) -> tuple[str, str]:
@@ -212,18 +254,23 @@ def _found(error: SyncHubError, path: str) -> Finding:
 
 
 def _show(checked: Check, saved: list[Path]) -> None:
-    rows = [
-        (finding.severity, finding.path, f"{finding.code}: {finding.message}", _to_do(finding))
-        for finding in sorted(checked.findings, key=lambda one: ("error", "warning", "info").index(one.severity))
-    ]
-    if rows:
-        print_table(("severity", "where", "what", "what to do"), rows)
+    for finding in sorted(checked.findings, key=lambda one: ("error", "warning", "info").index(one.severity)):
+        _say_finding(finding)
     for path in saved:
         say(f"written: {path}")
     errors = sum(finding.severity == "error" for finding in checked.findings)
-    said = f"{len(checked.parts)} parts checked: " + (f"{errors} errors" if errors else "nothing stops the hub")
+    said = f"{len(checked.parts)} parts checked: " + (
+        f"{errors} error{'s' * (errors > 1)}" if errors else "nothing stops the hub"
+    )
     say(paint(said, "red" if errors else "green"))
 
 
-def _to_do(finding: Finding) -> str:
-    return " · ".join(part for part in (finding.hint, finding.command) if part)
+def _say_finding(finding: Finding) -> None:
+    """Where and which, then what and what to do, wrapped; a command or statement stays in one line, to be copied."""
+    width = min(WIDEST, shutil.get_terminal_size().columns) if sys.stdout.isatty() else WIDEST
+    say(f"{paint(finding.severity, STATE_COLOURS[finding.severity])} {one_line(finding.path)}: {finding.code}")
+    for text in (finding.message, finding.hint):
+        for line in textwrap.wrap(one_line(text), width - 4, break_long_words=False, break_on_hyphens=False):
+            say(f"    {line}")
+    if finding.command:
+        say(f"    {paint(one_line(finding.command), 'cyan')}")

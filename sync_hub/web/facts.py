@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -93,6 +95,27 @@ def read(settings: Settings, state: State, now: float) -> Facts:
         for name in facts.far_behind(read_so_far):
             progress[name] = state.progress(name, limit=limit)
     return facts
+
+
+def running_here(workers: Iterable[Worker], now: float, host: str) -> list[Worker]:
+    """The workers that have just beaten; of those on this machine, `host`, only such whose process is there."""
+    return [
+        worker
+        for worker in workers
+        if worker.state != "stopped"
+        and now - worker.beat_at <= LOST_AFTER_SECONDS
+        and (worker.host != host or _alive(worker.pid))
+    ]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def subject_of(worker: str) -> str:

@@ -47,6 +47,37 @@ def write(table: str, columns: tuple[str, ...], *rows: tuple[Any, ...], **option
     return TableWrite("customers", table, columns[:1], columns, changes, **options)
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_was_moved_or_replaced_is_written_no_further(writer: Writer, file: Path, replaced: bool) -> None:
+    sql(file, "create table t (id integer primary key, name text)")
+    writer.write(write("t", ("id", "name"), (1, "Ada")))
+    elsewhere = file.rename(file.with_name("elsewhere.db"))
+    if replaced:
+        sql(file, "create table t (id integer primary key, name text)")
+    with pytest.raises(Fatal, match="target_replaced"):
+        writer.write(write("t", ("id", "name"), (2, "Bob")))
+    with pytest.raises(Fatal, match="target_replaced"):
+        writer.sink.create(Table("", "new", (Column("id", "integer"),), ("id",)))
+    if not replaced:
+        elsewhere.rename(file)
+        writer.write(write("t", ("id", "name"), (2, "Bob")))
+        assert sql(file, "select name from t order by id") == [("Ada",), ("Bob",)]
+
+
+def test_who_only_looks_leaves_nothing_behind(file: Path) -> None:
+    looking = sink(file)
+    assert looking.check(["t"]) == []
+    assert looking.describe("t") is None
+    looking.close()
+    assert list(file.parent.iterdir()) == []
+    sql(file, "create table t (id integer primary key)")
+    before = file.read_bytes()
+    assert looking.check(["t"]) == []
+    assert looking.describe("t") is not None
+    looking.close()
+    assert (list(file.parent.iterdir()), file.read_bytes()) == ([file], before)
+
+
 def test_numbers_are_numbers_and_decimals_keep_their_digits(writer: Writer, file: Path) -> None:
     types = ["bigint", "boolean", "double precision", "numeric(40,20)", "bytea", "text[]", "integer[]", "jsonb", "date"]
     columns = [Column("id", "integer", nullable=False), *(Column(f"c{n}", name) for n, name in enumerate(types))]
