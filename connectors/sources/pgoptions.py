@@ -34,6 +34,7 @@ class PostgresOptions(BaseModel):
     slot: str = Field(default="", pattern=_NAME)
     publication: str = Field(default="", max_length=63)
     snapshot: Literal["initial", "never"] = "initial"
+    snapshot_rows: int = Field(default=0, ge=0, le=100_000)
     cloudevents: bool = False
     failover: bool = True
 

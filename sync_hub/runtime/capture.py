@@ -20,7 +20,8 @@ from sync_hub.runtime.control import RAISE_EPOCH, Control, Rate, answer_requests
 from sync_hub.runtime.retry import Backoff
 from sync_hub.runtime.snapshot import Snapshots
 from sync_hub.settings import Settings
-from sync_hub.state import Progress, Snapshot, State
+from sync_hub.state import Progress, State
+from sync_hub.state_snapshots import Snapshot
 
 LOG = logging.getLogger(__name__)
 
@@ -101,6 +102,8 @@ class Capture:
             while not self._control.stopping.is_set() and not self._paused():
                 self._control.turn()
                 answer_requests(self._control, self._state, done=False)
+                while probe := self._control.take_probe():
+                    session.snapshots.probes.take(probe)
                 self._events.add(session.turn())
                 self._control.running()
                 backoff.reset()
@@ -140,6 +143,7 @@ class Session:
         self._state = state
         self._control = control
         self._load = getattr(options, "snapshot", "initial") != "never"
+        self._chunk_rows = int(getattr(options, "snapshot_rows", 0))
         self._encoder = Encoder(cloudevents=getattr(options, "cloudevents", False))
         self._heartbeat_seconds = _heartbeat_seconds(settings, name)
         self._topics: dict[str, TopicInfo] = {}
@@ -164,7 +168,9 @@ class Session:
         self._state.save_position(self._name, position)
         self._state.save_tables(self._name, list(tables.values()))
         self.saved = position
-        self.snapshots = Snapshots(self._name, self._source, self._state, tables, load=self._load)
+        self.snapshots = Snapshots(
+            self._name, self._source, self._state, tables, load=self._load, chunk_rows=self._chunk_rows
+        )
 
     def _refuse_other_topics(self) -> None:
         """A key must stay in its partition, and what was proven to be published must still be there."""
@@ -242,13 +248,13 @@ class Session:
         unsaved = self._unsaved
         if not unsaved.durable or unsaved.position is None:
             return
-        if not (now or unsaved.snapshots or unsaved.heartbeat) and time.monotonic() < self._save_at:
+        if not (now or unsaved.chunks or unsaved.heartbeat) and time.monotonic() < self._save_at:
             return
         self._state.save_position(
             self._name, unsaved.position, progress=self._progress(unsaved), snapshots=unsaved.snapshots
         )
         self._source.acknowledge(unsaved.position)
-        self.snapshots.stored(unsaved.snapshots, unsaved.finished)
+        self.snapshots.stored()
         self.saved = unsaved.position
         self._save_at = time.monotonic() + SAVE_SECONDS
         self._unsaved = _Unsaved()
@@ -316,16 +322,16 @@ class _Unsaved:
         self.durable = False
         self.position: str | None = None
         self.heartbeat: Heartbeat | None = None
+        self.chunks = False
         self.snapshots: list[Snapshot] = []
-        self.finished: list[str] = []
 
     def add(self, batch: SourceBatch, snapshots: Snapshots) -> None:
         """Take in a batch that was just published."""
         self.durable = False
         self.position = batch.position or self.position
         self.heartbeat = batch.heartbeat or self.heartbeat
+        self.chunks = self.chunks or bool(batch.chunks)
         self.snapshots += snapshots.collect(batch)
-        self.finished += snapshots.finished(batch)
 
 
 def _broker_slow() -> Unavailable:

@@ -14,7 +14,11 @@ from sync_hub.state import Request, State
 
 BEAT_SECONDS = 2.0
 RAISE_EPOCH = "raise_epoch"
-"""A request that capture fulfils when it opens its log, not before."""
+RECOVER = "recover"
+WHEN_OPENING = frozenset({RAISE_EPOCH, RECOVER})
+"""Requests that capture fulfils when it opens its log, not before."""
+PROBE = "probe"
+"""A request that capture fulfils while it works; it does not end a wait."""
 LOOK_SECONDS = 0.5
 """How often a worker looks whether something was paused or asked."""
 LOST_AFTER_BEATS = 3
@@ -30,6 +34,7 @@ class Control:
         self.stopping = threading.Event()
         self.paused: frozenset[str] = frozenset()
         self._requests: deque[Request] = deque()
+        self._probes: deque[Request] = deque()
         self._asked = 0
         self.state = "starting"
         self.error: SyncHubError | None = None
@@ -44,13 +49,17 @@ class Control:
     def ask(self, requests: Iterable[Request]) -> None:
         """Hand over open requests, oldest first; one that was handed over before is not taken twice."""
         for request in requests:
-            if request.id > self._asked and request.action != RAISE_EPOCH:
+            if request.id > self._asked and request.action not in WHEN_OPENING:
                 self._asked = request.id
-                self._requests.append(request)
+                (self._probes if request.action == PROBE else self._requests).append(request)
 
     def take(self) -> Request | None:
         """The next request, which the caller answers; None when there is none."""
         return self._requests.popleft() if self._requests else None
+
+    def take_probe(self) -> Request | None:
+        """The next probe; who begins anew finds the open ones in the state."""
+        return self._probes.popleft() if self._probes else None
 
     def figures(self) -> dict[str, Any]:
         """What every worker's beat tells beside its own figures."""

@@ -1,93 +1,210 @@
-"""Loads the existing rows of new pipelines, in chunks, while the log streams on (`guarantees.md` §7).
+"""Sends existing rows, in chunks, while the log streams on (`guarantees.md` §7).
 
-A state machine that the capture loop turns: it never blocks longer than one chunk takes to read. The rules of marks,
-touched keys and `recent` are the source's; the order of fence, chunks and saved progress is kept here.
+A state machine that the capture loop turns: it never blocks longer than a few chunks take to read. The rules of marks,
+touched keys and `recent` are the source's; which chunk comes next, the fence and the saved progress are kept here.
 """
 
 from __future__ import annotations
 
 import time
-import uuid
+from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from enum import Enum
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from sync_hub.errors import ConfigError
 from sync_hub.model import ChunkDone, ChunkRequest, SourceBatch, Table
 from sync_hub.ports import Source
 from sync_hub.runtime.control import Rate
-from sync_hub.state import Pipeline, Snapshot, State
+from sync_hub.runtime.probes import Probes
+from sync_hub.state import State
+from sync_hub.state_snapshots import Snapshot
 
-CHUNK_ROWS = 5000
-LOOK_SECONDS = 1.0
-FENCE_SECONDS = 0.2
+LOOK_SECONDS: Final = 0.5
+FENCE_SECONDS: Final = 0.1
+PRUNE_SECONDS: Final = 1.0
+"""How often the source forgets transactions that every later chunk sees."""
+TURN_SECONDS: Final = 0.1
+"""How long one turn may read chunks before the log has its turn again."""
+CHUNK_SECONDS: Final = 0.1
+"""The time that reading one chunk should take: its size follows."""
+FIRST_ROWS: Final = 500
+MOST_ROWS: Final = 10_000
+KEYS_PER_CHUNK: Final = 1000
+BUDGET_BYTES: Final = 12_000_000
+"""How much may be read and wait for its marks, over all tables: what it takes in memory is about five times this."""
+
+
+class Fence(Enum):
+    """Whether chunks may be read: only behind a fence taken after what is to be loaded was known."""
+
+    NEEDED = "needed"
+    TAKEN = "taken"
+    PASSED = "passed"
+
+
+class Asked(NamedTuple):
+    """A chunk that was read and waits for its mark; `after` is where to begin again if it is given up."""
+
+    number: int
+    after: tuple[Any, ...] | None
+    size_bytes: int
+
+
+class Loading:
+    """One snapshot under way: `snapshot` as far as it is durable, `next_after` as far as it was read."""
+
+    def __init__(self, snapshot: Snapshot, chunk_rows: int) -> None:
+        self.snapshot = snapshot
+        self.next_after = snapshot.last_key
+        self.read_all = False
+        self.fence = Fence.NEEDED
+        self.asked: deque[Asked] = deque()
+        self.number = 0
+        self.rate = Rate()
+        self._fixed = chunk_rows
+        self._rows = chunk_rows or FIRST_ROWS
+
+    @property
+    def wants(self) -> bool:
+        """Whether another chunk can be read now."""
+        return self.fence is Fence.PASSED and not self.read_all
+
+    def request(self) -> ChunkRequest:
+        """The next chunk."""
+        self.number += 1
+        one = self.snapshot
+        chunk = ChunkRequest(one.id, one.table, self.number, one.pipelines, where=one.condition)
+        if one.keys:
+            start = self._place(self.next_after)
+            return msgspec.structs.replace(chunk, keys=one.keys[start : start + KEYS_PER_CHUNK])
+        return msgspec.structs.replace(chunk, after=self.next_after, rows=self._rows)
+
+    def read(self, request: ChunkRequest, size_bytes: int, last_key: tuple[Any, ...] | None, seconds: float) -> None:
+        """A chunk was read: go on after it, with a size that fits the time it took."""
+        self.asked.append(Asked(self.number, self.next_after, size_bytes))
+        self.next_after = self._end(request.keys, last_key, self.next_after)
+        self.read_all = self.next_after is None
+        if not self._fixed:
+            fits = self._rows * min(2.0, max(0.5, CHUNK_SECONDS / max(seconds, 0.001)))
+            self._rows = max(1, min(MOST_ROWS, round(fits)))
+
+    def done(self, chunk: ChunkDone) -> bool:
+        """A chunk's rows are in the log's order now; False for one that was given up. Chunks come back in order."""
+        if not self.asked or self.asked[0].number != chunk.number:
+            return False
+        asked = self.asked.popleft()
+        self.rate.add(chunk.rows)
+        keys = self.snapshot.keys[self._place(asked.after) :][:KEYS_PER_CHUNK]
+        last_key = self._end(keys, chunk.last_key, asked.after)
+        rows_done = self.snapshot.rows_done + chunk.rows
+        self.snapshot = msgspec.structs.replace(
+            self.snapshot, last_key=last_key or self.snapshot.last_key, rows_done=rows_done
+        )
+        return True
+
+    def given_up(self, number: int) -> None:
+        """Begin again at this chunk: what was read after it comes again, too."""
+        while self.asked and self.asked[-1].number >= number:
+            self.next_after, self.read_all = self.asked.pop().after, False
+
+    @property
+    def complete(self) -> bool:
+        """Whether all its rows are in the log's order."""
+        return self.read_all and not self.asked
+
+    def _place(self, after: tuple[Any, ...] | None) -> int:
+        """Where a snapshot of named keys stands: its `last_key` is how many keys are done."""
+        return int(after[0]) if after else 0
+
+    def _end(
+        self, keys: Sequence[Any], last_key: tuple[Any, ...] | None, after: tuple[Any, ...] | None
+    ) -> tuple[Any, ...] | None:
+        if not self.snapshot.keys:
+            return last_key
+        place = self._place(after) + len(keys)
+        return (place,) if place < len(self.snapshot.keys) else None
 
 
 class Snapshots:
-    """The snapshots of one source, one table at a time, during one session of capture."""
+    """The snapshots and probes of one source during one session of capture.
 
-    def __init__(self, name: str, source: Source, state: State, tables: Mapping[str, Table], *, load: bool) -> None:
+    `load`: whether new pipelines get the rows that were there before them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: Source,
+        state: State,
+        tables: Mapping[str, Table],
+        *,
+        load: bool = True,
+        chunk_rows: int = 0,
+    ) -> None:
         self._name = name
         self._source = source
         self._state = state
         self._tables = tables
         self._load = load
-        self._run = uuid.uuid4().hex
-        self._waiting: list[Snapshot] = []
-        self._current: Snapshot | None = None
-        self._chunk = 0
-        self._outstanding = False
-        self._fenced = False
+        self._chunk_rows = chunk_rows
+        self._loading: dict[str, Loading] = {}
+        self._tracking = False
+        self._fencing = False
         self._look_at = 0.0
-        self._rate = Rate()
+        self._fence_at = 0.0
+        self._prune_at = 0.0
+        self.probes = Probes(name, source, state)
         self.blocked_by = ""
 
     def turn(self) -> None:
-        """Look for pipelines to load, pass the fence, ask for the next chunk: whatever is due."""
+        """Look for what is to be loaded, pass the fence, read chunks: whatever is due."""
         now = time.monotonic()
-        if not self._current and not self._waiting:
-            if now < self._look_at:
-                return
+        if now >= self._look_at:
             self._look_at = now + LOOK_SECONDS
-            self._begin()
+            self._look()
+        if not (self._loading or self.probes.pending):
+            self._track(False)
             return
-        if not self._fenced:
-            if now >= self._look_at:
-                self._look_at = now + FENCE_SECONDS
-                self.blocked_by = self._source.fence_passed()
-                self._fenced = not self.blocked_by
-            if not self._fenced:
-                return
-        if self._current is None:
-            self._current = self._waiting.pop(0)
-            self._state.start_snapshot(self._current)
-        if not self._outstanding:
-            self._ask(self._current)
+        if self._new_ones() or self._fencing:
+            self._pass_fence(now)
+        elif now >= self._prune_at:
+            self._prune_at = now + PRUNE_SECONDS
+            self._source.fence_passed()
+        self._read(now + TURN_SECONDS)
 
     def collect(self, batch: SourceBatch) -> list[Snapshot]:
         """What to store once this batch is durable: the snapshots as far as its chunks bring them."""
-        if any(run == self._run for run, _ in batch.discarded):
-            self._outstanding = False
-        return [self._advance(chunk) for chunk in batch.chunks if chunk.run == self._run]
+        for run, number in batch.discarded:
+            if run in self._loading:
+                self._loading[run].given_up(number)
+            self.probes.given_up(run)
+        moved = {}
+        for chunk in batch.chunks:
+            self.probes.done(chunk)
+            loading = self._loading.get(chunk.run)
+            if loading is not None and loading.done(chunk):
+                moved[chunk.run] = loading.snapshot
+        return list(moved.values())
 
-    def stored(self, snapshots: Sequence[Snapshot], finished: Sequence[str]) -> None:
-        """These are durable and stored; tables in `finished` have all their rows."""
-        for snapshot in snapshots:
-            if snapshot.table in finished:
-                self._state.finish_snapshot(snapshot)
-
-    def finished(self, batch: SourceBatch) -> list[str]:
-        """Tables whose last chunk is in this batch."""
-        return [chunk.table for chunk in batch.chunks if chunk.run == self._run and chunk.last_key is None]
+    def stored(self) -> None:
+        """All that was collected is durable and stored."""
+        for name in [name for name, loading in self._loading.items() if loading.complete]:
+            self._state.snapshots.finish(name)
+            del self._loading[name]
+        self.probes.stored()
 
     def figures(self) -> dict[str, Any] | None:
-        """Progress for health; None when nothing is loading."""
-        snapshot = self._current or next(iter(self._waiting), None)
-        if snapshot is None:
+        """Progress of the snapshot that is furthest, for health; None when nothing is loading."""
+        if not self._loading:
             return None
-        rate = self._rate.figure()
+        loading = max(list(self._loading.values()), key=lambda one: one.snapshot.rows_done)
+        snapshot, rate = loading.snapshot, loading.rate.figure()
         left = max(0, snapshot.rows_estimated - snapshot.rows_done)
         return {
+            "id": snapshot.id,
             "table": snapshot.table,
             "rows_done": snapshot.rows_done,
             "rows_estimated": max(snapshot.rows_estimated, snapshot.rows_done),
@@ -95,56 +212,74 @@ class Snapshots:
             "eta_seconds": round(left / rate, 1) if rate else None,
         }
 
-    def _begin(self) -> None:
-        ready = [p for p in self._state.pipelines() if p.source == self._name and p.phase in ("ready", "loading")]
-        ready = [p for p in ready if p.table in self._tables]
-        if not ready:
-            return
+    def _look(self) -> None:
+        """Take up what was asked for; let go of what was paused or cancelled."""
+        self._begin_ready()
+        unfinished = [one for one in self._state.snapshots.unfinished(self._name) if one.table in self._tables]
+        known = {one.id: one for one in unfinished if one.state != "paused"}
+        for name in self._loading.keys() - known.keys():
+            del self._loading[name]
+        for name, stored in known.items():
+            loading = self._loading.setdefault(name, Loading(stored, self._chunk_rows))
+            loading.snapshot = msgspec.structs.replace(loading.snapshot, pipelines=stored.pipelines)
+
+    def _begin_ready(self) -> None:
         if not self._load:
-            self._state.advance_phase([p.name for p in ready], "loaded", only_from=["ready", "loading"])
-            return
-        self._waiting = _planned(self._name, ready, self._state.snapshots(self._name), self._tables)
-        self._fenced = False
-        self._source.track(True)
+            new = [one.name for one in self._state.pipelines() if one.source == self._name and not one.unproven]
+            self._state.advance_phase(new, "loaded", only_from=["ready"])
+        estimates = {name: max(0, table.rows_estimated) for name, table in self._tables.items()}
+        self._state.snapshots.begin_ready(self._name, estimates)
+
+    def _new_ones(self) -> bool:
+        """Whether something came that no fence was taken for; a fence is taken then, for all that wait."""
+        new = [one for one in self._loading.values() if one.fence is Fence.NEEDED]
+        if not (new or self.probes.unfenced):
+            return False
+        self._track(True)
+        for loading in new:
+            self._state.snapshots.start(loading.snapshot.id)
+            loading.fence = Fence.TAKEN
+        self.probes.fencing()
         self._source.fence()
+        self._fencing, self._fence_at = True, 0.0
+        return True
 
-    def _ask(self, snapshot: Snapshot) -> None:
-        self._chunk += 1
-        self._outstanding = True
-        self._source.request_chunk(
-            ChunkRequest(
-                self._run, snapshot.table, self._chunk, snapshot.pipelines, after=snapshot.last_key, rows=CHUNK_ROWS
-            )
-        )
+    def _pass_fence(self, now: float) -> None:
+        if now < self._fence_at:
+            return
+        self._fence_at = now + FENCE_SECONDS
+        self.blocked_by = self._source.fence_passed()
+        if not self.blocked_by:
+            self._fencing = False
+            for loading in self._loading.values():
+                loading.fence = Fence.PASSED
+            self.probes.fenced()
 
-    def _advance(self, chunk: ChunkDone) -> Snapshot:
-        assert self._current is not None  # noqa: S101 - a chunk of this run was asked for by it
-        self._rate.add(chunk.rows)
-        self._outstanding = False
-        done = msgspec.structs.replace(
-            self._current,
-            last_key=chunk.last_key if chunk.last_key is not None else self._current.last_key,
-            rows_done=self._current.rows_done + chunk.rows,
-        )
-        self._current = done if chunk.last_key is not None else None
-        if self._current is None and not self._waiting:
-            self._source.track(False)
-        return done
+    def _read(self, until: float) -> None:
+        """Read chunks of all that are due, in turns, within the byte budget and until the time is over."""
+        self.probes.read()
+        while time.monotonic() < until:
+            due = [one for one in self._loading.values() if one.wants]
+            waiting = sum(asked.size_bytes for one in self._loading.values() for asked in one.asked)
+            if not due or waiting >= BUDGET_BYTES:
+                return
+            self._ask(min(due, key=lambda one: len(one.asked)))
 
+    def _ask(self, loading: Loading) -> None:
+        request, started = loading.request(), time.monotonic()
+        try:
+            read = self._source.request_chunk(request)
+        except ConfigError as error:
+            if loading.snapshot.reason != "asked":
+                raise
+            self._state.snapshots.finish(loading.snapshot.id, f"{error.code}: {error.message}")
+            del self._loading[loading.snapshot.id]
+            return
+        loading.read(request, read.size_bytes, read.last_key, time.monotonic() - started)
 
-def _planned(
-    source: str, ready: Sequence[Pipeline], begun: Sequence[Snapshot], tables: Mapping[str, Table]
-) -> list[Snapshot]:
-    """Continue what was begun of captured tables; then one snapshot for each table that has new pipelines."""
-    begun = [snapshot for snapshot in begun if snapshot.table in tables]
-    loading = {name for snapshot in begun for name in snapshot.pipelines}
-    fresh: dict[str, list[str]] = {}
-    for pipeline in ready:
-        if pipeline.name not in loading and pipeline.table not in {snapshot.table for snapshot in begun}:
-            fresh.setdefault(pipeline.table, []).append(pipeline.name)
-    now = time.time()
-    new = [
-        Snapshot(source, table, tuple(names), None, 0, tables[table].rows_estimated, now)
-        for table, names in fresh.items()
-    ]
-    return [*begun, *new]
+    def _track(self, active: bool) -> None:
+        if self._tracking != active:
+            self._tracking = active
+            self._source.track(active)
+            if not active:
+                self._fencing, self.blocked_by = False, ""

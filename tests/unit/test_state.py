@@ -8,16 +8,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
 from sync_hub import state as state_module
 from sync_hub.errors import ConfigError, Unavailable
 from sync_hub.model import Column, Table
-from sync_hub.state import PROGRESS_KEPT, Pipeline, Progress, Snapshot, State
+from sync_hub.state import PROGRESS_KEPT, Pipeline, Progress, State
+from sync_hub.state_snapshots import Snapshot
+from sync_hub.store import CHECKPOINT_EVERY_WRITES
 
 PIPELINE = Pipeline("customer_to_crm", "erp", "public.customers", "crm", "{}", 1.0, "new")
-SNAPSHOT = Snapshot("erp", "public.customers", ("customer_to_crm",), None, 0, 100, 1.0)
+SNAPSHOT = Snapshot("s1", "erp", "public.customers", ("customer_to_crm",), rows_estimated=100, asked_at=1.0)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -39,14 +42,16 @@ def state(url: str) -> Iterator[State]:
 def test_positions_and_progress_are_stored_together(state: State) -> None:
     assert state.position("erp") is None
     state.save_position("erp", "0/1")
+    state.snapshots.ask(SNAPSHOT)
+    moved = msgspec.structs.replace(SNAPSHOT, last_key=(7, "x"), rows_done=50)
     entries = [Progress("erp", f"0/{n}", float(n), n + 0.5, {"erp.public.t": [n, 2 * n]}) for n in (2, 3, 4)]
     for entry in entries:
-        state.save_position("erp", entry.position, progress=entry, snapshots=[SNAPSHOT])
+        state.save_position("erp", entry.position, progress=entry, snapshots=[moved])
     assert state.position("erp") == "0/4"
     assert state.progress("erp") == entries[::-1], "newest first"
     assert state.progress("erp", limit=1) == entries[-1:]
     assert state.progress("other") == []
-    assert state.snapshots("erp") == [SNAPSHOT]
+    assert state.snapshots.unfinished("erp") == [moved]
 
 
 def test_old_progress_is_thinned_to_one_a_minute(state: State) -> None:
@@ -76,25 +81,70 @@ def test_a_pipeline_is_added_once_and_loaded_in_phases(state: State) -> None:
     state.advance_phase(["customer_to_crm"], "ready", only_from=["new"])
     state.advance_phase(["customer_to_crm"], "new", only_from=["loading"])
     assert state.pipelines()[0].phase == "ready"
-    state.start_snapshot(SNAPSHOT)
+    state.snapshots.begin_ready("erp", {"public.customers": 100})
     assert (state.pipelines()[0].phase, state.pipelines()[0].loaded_at) == ("loading", None)
+    (snapshot,) = state.snapshots.unfinished("erp")
+    assert (snapshot.reason, snapshot.pipelines, snapshot.rows_estimated) == ("new", ("customer_to_crm",), 100)
     before = time.time()
-    state.finish_snapshot(SNAPSHOT)
+    state.snapshots.finish(snapshot.id)
     (loaded,) = state.pipelines()
-    assert loaded.phase == "loaded"
+    assert (loaded.phase, loaded.unproven) == ("loaded", "")
     assert loaded.loaded_at is not None
     assert before <= loaded.loaded_at <= time.time()
-    assert state.snapshots("erp") == []
+    assert state.snapshots.unfinished("erp") == []
     state.remove_pipeline("customer_to_crm")
     assert state.pipelines() == []
 
 
-def test_snapshots_keep_their_place(state: State) -> None:
-    first = Snapshot("erp", "public.b", ("p", "q"), (1, "x"), 50, 100, 1.0)
-    second = Snapshot("erp", "public.a", ("p",), None, 0, 9, 2.0)
-    for snapshot in (second, first):
-        state.start_snapshot(snapshot)
-    assert state.snapshots("erp") == [first, second], "oldest first"
+def test_a_snapshot_is_paused_resumed_and_cancelled(state: State) -> None:
+    second = msgspec.structs.replace(SNAPSHOT, id="s2", asked_at=2.0, reason="asked")
+    for snapshot in (second, SNAPSHOT):
+        state.snapshots.ask(snapshot)
+    assert state.snapshots.unfinished("erp") == [SNAPSHOT, second], "oldest first"
+    state.snapshots.start("s1")
+    assert state.snapshots.pause("s1")
+    state.snapshots.start("s1")
+    assert [one.state for one in state.snapshots.unfinished("erp")] == ["paused", "waiting"]
+    assert state.snapshots.resume("s1")
+    assert not state.snapshots.resume("s1")
+    assert state.snapshots.cancel("s2")
+    assert not state.snapshots.cancel("s2")
+    assert [one.id for one in state.snapshots.unfinished("erp")] == ["s1"]
+
+
+def test_a_load_that_is_cancelled_leaves_its_view_in_doubt(state: State) -> None:
+    state.add_pipeline(msgspec.structs.replace(PIPELINE, phase="ready"))
+    state.snapshots.begin_ready("erp", {"public.customers": 100})
+    state.snapshots.cancel(state.snapshots.unfinished("erp")[0].id)
+    assert [(one.phase, one.unproven) for one in state.pipelines()] == [("loaded", "cancelled")]
+
+
+def test_a_reload_gives_up_what_was_loading_and_is_proven_only_by_its_own_verification(state: State) -> None:
+    state.add_pipeline(msgspec.structs.replace(PIPELINE, phase="ready"))
+    state.snapshots.begin_ready("erp", {"public.customers": 100})
+    state.reload(["customer_to_crm"], "mapping changed", {"customer_to_crm": '{"new": 1}'})
+    assert state.snapshots.unfinished("erp") == []
+    (again,) = state.pipelines()
+    assert (again.phase, again.unproven, again.bundle) == ("adopting", "mapping changed", '{"new": 1}')
+    state.advance_phase(["customer_to_crm"], "ready", only_from=["adopting"])
+    state.snapshots.begin_ready("erp", {"public.customers": 100})
+    (snapshot,) = state.snapshots.unfinished("erp")
+    assert snapshot.reason == "reload"
+    state.snapshots.finish(snapshot.id)
+    (loaded,) = state.pipelines()
+    assert (loaded.phase, loaded.unproven) == ("loaded", "mapping changed")
+    state.reload(["customer_to_crm"], "recovery")
+    assert not state.prove(loaded), "it was loaded again meanwhile"
+    assert state.pipelines()[0].unproven == "recovery"
+    state.advance_phase(["customer_to_crm"], "loaded", only_from=["adopting"])
+    assert state.prove(state.pipelines()[0])
+    assert state.pipelines()[0].unproven == ""
+
+
+def test_a_pipeline_without_rows_only_takes_its_new_bundle(state: State) -> None:
+    state.add_pipeline(PIPELINE)
+    state.reload(["customer_to_crm"], "mapping changed", {"customer_to_crm": "new"})
+    assert [(one.phase, one.unproven, one.bundle) for one in state.pipelines()] == [("new", "", "new")]
 
 
 def test_a_worker_keeps_its_since_while_its_state_lasts(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +211,7 @@ def test_several_processes_write_at_once(url: str) -> None:
 
 def test_the_write_ahead_log_of_sqlite_stays_small(tmp_path: Path) -> None:
     store = State(f"sqlite:///{tmp_path}/state.db")
-    for n in range(2 * state_module.CHECKPOINT_EVERY_WRITES):
+    for n in range(2 * CHECKPOINT_EVERY_WRITES):
         store.save_position("erp", "x" * 1000, progress=Progress("erp", str(n), 0.0, 0.0, {"t": list(range(100))}))
     assert (tmp_path / "state.db-wal").stat().st_size < 2_000_000
     store.close()
@@ -176,6 +226,17 @@ def test_a_store_that_does_not_answer_is_unavailable_in_one_line(tmp_path: Path)
         assert caught.value.code == "state_unavailable"
         assert "\n" not in str(caught.value)
         assert "canary" not in str(caught.value)
+
+
+def test_a_store_of_an_older_release_gets_what_it_lacks(state: State) -> None:
+    state.add_pipeline(PIPELINE)
+    with state._store._engine.begin() as connection:
+        connection.execute(sa.text("alter table sync_hub_pipelines drop column unproven"))
+        connection.execute(sa.text("drop table sync_hub_verifications"))
+    state.close()
+    state._store._ready = False
+    assert state.pipelines() == [PIPELINE]
+    assert state.verifications.all() == []
 
 
 def test_a_damaged_store_is_unavailable(tmp_path: Path) -> None:
@@ -193,7 +254,7 @@ def test_an_address_that_is_none_is_a_configuration_error(url: str) -> None:
 def test_a_failed_write_leaves_nothing(state: State) -> None:
     entry = Progress("erp", "0/9", 1.0, 1.0, {"t": [1]})
     state.save_position("erp", "0/1")
-    with sa.create_engine(state._engine.url).begin() as connection:
+    with sa.create_engine(state._store._engine.url).begin() as connection:
         connection.execute(sa.text("drop table sync_hub_snapshots"))
     with pytest.raises(Unavailable):
         state.save_position("erp", "0/9", progress=entry, snapshots=[SNAPSHOT])

@@ -1,0 +1,223 @@
+"""Snapshots as the hub's store keeps them: what is to be loaded for whom, and how far it came."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+import sqlalchemy as sa
+from msgspec import Struct
+
+from sync_hub import state_tables as stored
+from sync_hub.store import Store
+
+FINISHED_KEPT: Final = 100
+"""Finished snapshots that are kept for people to look at."""
+
+Reason = Literal["new", "reload", "asked"]
+SnapshotState = Literal["waiting", "running", "paused", "done", "cancelled", "failed"]
+
+
+class Snapshot(Struct, frozen=True):
+    """The loading of existing rows of one table for some pipelines; `last_key` is None before the first chunk.
+
+    `reason`: the pipelines are `new`, they are loaded again (`reload`), or someone `asked` for these rows. `condition`
+    and `keys` leave only some of the rows. Times are seconds since 1970. `error` says why it failed.
+    """
+
+    id: str
+    source: str
+    table: str
+    pipelines: tuple[str, ...]
+    reason: Reason = "new"
+    state: SnapshotState = "waiting"
+    condition: str = ""
+    keys: tuple[dict[str, Any], ...] = ()
+    last_key: tuple[Any, ...] | None = None
+    rows_done: int = 0
+    rows_estimated: int = 0
+    asked_at: float = 0.0
+    started_at: float | None = None
+    finished_at: float | None = None
+    error: str = ""
+
+
+def new_id() -> str:
+    """A name for a snapshot or verification that nobody else uses."""
+    return uuid.uuid4().hex[:12]
+
+
+_OPEN: Final = ("waiting", "running", "paused")
+_LOADING: Final = ("new", "reload")
+"""Reasons whose pipelines are not loaded before the snapshot is done."""
+
+
+class SnapshotStore:
+    """Part of `State`; every method without a connection is one transaction."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def all(self, source: str | None = None) -> list[Snapshot]:
+        """Unfinished snapshots and the newest finished ones, oldest first."""
+        query = sa.select(stored.snapshots).order_by(stored.snapshots.c.asked_at, stored.snapshots.c.id)
+        if source is not None:
+            query = query.where(stored.snapshots.c.source == source)
+        with self._store.transaction(write=False) as connection:
+            return [_snapshot(row) for row in connection.execute(query)]
+
+    def unfinished(self, source: str) -> list[Snapshot]:
+        """What is waiting, running or paused, oldest first."""
+        return [snapshot for snapshot in self.all(source) if snapshot.state in _OPEN]
+
+    def find(self, name: str) -> Snapshot | None:
+        """One snapshot by its id."""
+        return next((snapshot for snapshot in self.all() if snapshot.id == name), None)
+
+    def begin_ready(self, source: str, rows_estimated: Mapping[str, int]) -> None:
+        """One snapshot for each of these tables that has pipelines in phase `ready`, which are `loading` from now."""
+        one = stored.pipelines.c
+        now = time.time()
+        with self._store.transaction(write=True) as connection:
+            where = (one.source == source) & (one.phase == "ready") & one.table_name.in_(list(rows_estimated))
+            found: dict[tuple[str, Reason], list[str]] = {}
+            for row in connection.execute(sa.select(stored.pipelines).where(where).order_by(one.name)):
+                reason: Reason = "reload" if row.unproven else "new"
+                found.setdefault((row.table_name, reason), []).append(row.name)
+            for (table, reason), names in found.items():
+                estimate = rows_estimated[table]
+                snapshot = Snapshot(
+                    new_id(), source, table, tuple(names), reason, rows_estimated=estimate, asked_at=now
+                )
+                connection.execute(sa.insert(stored.snapshots).values(**_values(snapshot)))
+                changed = {"phase": "loading", "loaded_at": None}
+                connection.execute(sa.update(stored.pipelines).where(one.name.in_(names)).values(**changed))
+
+    def ask(self, snapshot: Snapshot) -> None:
+        """Have existing rows sent again; capture begins within a second."""
+        with self._store.transaction(write=True) as connection:
+            connection.execute(sa.insert(stored.snapshots).values(**_values(snapshot)))
+
+    def start(self, name: str) -> None:
+        """It is running now, unless it was paused or cancelled meanwhile."""
+        one = stored.snapshots.c
+        values = {"state": "running", "started_at": sa.func.coalesce(one.started_at, time.time())}
+        with self._store.transaction(write=True) as connection:
+            where = (one.id == name) & (one.state == "waiting")
+            connection.execute(sa.update(stored.snapshots).where(where).values(**values))
+
+    def advance(self, connection: sa.Connection, snapshot: Snapshot) -> None:
+        """Store how far it came, together with the position that proves it."""
+        values = {"last_key": _json_key(snapshot.last_key), "rows_done": snapshot.rows_done}
+        connection.execute(sa.update(stored.snapshots).where(stored.snapshots.c.id == snapshot.id).values(**values))
+
+    def finish(self, name: str, error: str = "") -> None:
+        """All its rows are in the topic, or it failed; its pipelines are `loaded` when nothing else loads them."""
+        one = stored.snapshots.c
+        values = {"state": "failed" if error else "done", "finished_at": time.time(), "error": error}
+        with self._store.transaction(write=True) as connection:
+            where = (one.id == name) & one.state.in_(_OPEN)
+            if connection.execute(sa.update(stored.snapshots).where(where).values(**values)).rowcount:
+                self._loaded(connection, name, unproven=error)
+            _forget_old(connection)
+
+    def pause(self, name: str) -> bool:
+        """Let it rest until `resume`; False when it is not under way."""
+        return self._move(name, "paused", ("waiting", "running"))
+
+    def resume(self, name: str) -> bool:
+        """Go on with a paused snapshot where it stood; False when it is not paused."""
+        return self._move(name, "waiting", ("paused",))
+
+    def cancel(self, name: str) -> bool:
+        """Give it up; a view that it was to load is then in doubt. False when it is finished."""
+        values = {"state": "cancelled", "finished_at": time.time()}
+        where = (stored.snapshots.c.id == name) & stored.snapshots.c.state.in_(_OPEN)
+        with self._store.transaction(write=True) as connection:
+            if not connection.execute(sa.update(stored.snapshots).where(where).values(**values)).rowcount:
+                return False
+            self._loaded(connection, name, unproven="cancelled")
+            return True
+
+    def leave(self, connection: sa.Connection, pipelines: Sequence[str]) -> None:
+        """These pipelines want nothing of what is loading now; what nobody wants is cancelled."""
+        for row in connection.execute(sa.select(stored.snapshots).where(stored.snapshots.c.state.in_(_OPEN))).all():
+            wanted = json.loads(row.pipelines)
+            left = [name for name in wanted if name not in pipelines]
+            if left != wanted:
+                values: dict[str, Any] = {"pipelines": json.dumps(left)}
+                if not left:
+                    values = {"state": "cancelled", "finished_at": time.time()}
+                connection.execute(sa.update(stored.snapshots).where(stored.snapshots.c.id == row.id).values(**values))
+
+    def _move(self, name: str, state: SnapshotState, only_from: Sequence[SnapshotState]) -> bool:
+        where = (stored.snapshots.c.id == name) & stored.snapshots.c.state.in_(only_from)
+        with self._store.transaction(write=True) as connection:
+            return connection.execute(sa.update(stored.snapshots).where(where).values(state=state)).rowcount > 0
+
+    def _loaded(self, connection: sa.Connection, name: str, *, unproven: str = "") -> None:
+        """Set the pipelines of a finished snapshot to `loaded`; with a reason to doubt them, if it was not complete."""
+        row = connection.execute(sa.select(stored.snapshots).where(stored.snapshots.c.id == name)).one()
+        if row.reason not in _LOADING:
+            return
+        one = stored.pipelines.c
+        values: dict[str, Any] = {"phase": "loaded", "loaded_at": time.time()}
+        if unproven:
+            values["unproven"] = unproven
+        where = one.name.in_(json.loads(row.pipelines)) & (one.phase == "loading")
+        connection.execute(sa.update(stored.pipelines).where(where).values(**values))
+
+
+def _forget_old(connection: sa.Connection) -> None:
+    one = stored.snapshots.c
+    query = sa.select(one.id).where(one.state.not_in(_OPEN)).order_by(one.finished_at.desc()).offset(FINISHED_KEPT)
+    old = [row.id for row in connection.execute(query)]
+    if old:
+        connection.execute(sa.delete(stored.snapshots).where(one.id.in_(old)))
+
+
+def _json_key(key: tuple[Any, ...] | None) -> str | None:
+    return None if key is None else json.dumps(key)
+
+
+def _values(snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "id": snapshot.id,
+        "source": snapshot.source,
+        "table_name": snapshot.table,
+        "pipelines": json.dumps(snapshot.pipelines),
+        "reason": snapshot.reason,
+        "state": snapshot.state,
+        "condition": snapshot.condition,
+        "row_keys": json.dumps(snapshot.keys),
+        "last_key": _json_key(snapshot.last_key),
+        "rows_done": snapshot.rows_done,
+        "rows_estimated": snapshot.rows_estimated,
+        "asked_at": snapshot.asked_at,
+        "started_at": snapshot.started_at,
+        "finished_at": snapshot.finished_at,
+        "error": snapshot.error,
+    }
+
+
+def _snapshot(row: Any) -> Snapshot:
+    return Snapshot(
+        row.id,
+        row.source,
+        row.table_name,
+        tuple(json.loads(row.pipelines)),
+        row.reason,
+        row.state,
+        row.condition,
+        tuple(json.loads(row.row_keys)),
+        None if row.last_key is None else tuple(json.loads(row.last_key)),
+        row.rows_done,
+        row.rows_estimated,
+        row.asked_at,
+        row.started_at,
+        row.finished_at,
+        row.error,
+    )
