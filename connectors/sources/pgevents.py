@@ -64,12 +64,14 @@ class EventAssembler:
         self.events: list[ChangeEvent] = []
         self.incomplete: list[Incomplete] = []
         self.transaction: Begin | None = None
+        self._cut = False
         self._serial = 0
         self._context: dict[str, str] | None = None
 
     def begin(self, message: Begin) -> None:
         """A transaction starts."""
         self.transaction = message
+        self._cut = False
         self._serial += 1
         self._lsn, self._xid, self._committed_at = message.lsn, message.xid, message.committed_at
         self._xid_text = str(message.xid)
@@ -85,6 +87,7 @@ class EventAssembler:
         """Hand over what was made so far."""
         taken = self.events, self.incomplete
         self.events, self.incomplete = [], []
+        self._cut = self.transaction is not None
         return taken
 
     def context(self, said: Mapping[str, Any]) -> None:
@@ -184,7 +187,7 @@ class EventAssembler:
 
     def _note(self, table: TableEvents, unchanged: tuple[str, ...]) -> None:
         if unchanged:
-            self.incomplete.append(Incomplete(len(self.events) - 1, table.full_name, self._xid, unchanged))
+            self.incomplete.append(Incomplete(len(self.events) - 1, table.full_name, self._xid, unchanged, self._cut))
 
     def _add(
         self,

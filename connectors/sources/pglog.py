@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
-from connectors.sources.pgcomplete import Incomplete
+from connectors.sources.pgcomplete import Completion, Fetch
 from connectors.sources.pgevents import EventAssembler
 from connectors.sources.pgoutput import (
     Begin,
@@ -27,7 +28,9 @@ from connectors.sources.pgsnapshot import Chunks
 from connectors.sources.pgstream import LogStream
 from connectors.sources.pgtables import CapturedTables
 from sync_hub.errors import Fatal
-from sync_hub.model import ChangeEvent, ChunkDone, Heartbeat, SourceBatch
+from sync_hub.model import ChunkDone, Heartbeat, SourceBatch
+
+LOG = logging.getLogger(__name__)
 
 PREFIX: Final = "sync_hub"
 """Prefix of logical messages: the hub's heartbeats and marks, and what applications say about their transactions."""
@@ -38,13 +41,15 @@ BATCH_SECONDS: Final = 0.02
 CAUGHT_UP_MICROSECONDS: Final = 50_000
 CUT_EVENTS: Final = 10_000
 CUT_BYTES: Final = 4_000_000
+VISIBLE_SECONDS: Final = 0.02
+"""How often to look whether a transaction that values are needed from has become visible."""
 
 
 class Log:
     """One connection to the log from `position` on.
 
-    `finish` makes events whole before they are handed out. The first transaction must be the position's own, unless
-    nothing was published yet: it is read and left out.
+    `fetch` reads what the log left out, so that events are whole before they are handed out. The first transaction must
+    be the position's own, unless nothing was published yet: it is read and left out.
     """
 
     def __init__(
@@ -57,7 +62,7 @@ class Log:
         *,
         heartbeat_name: str,
         command: str,
-        finish: Callable[[list[ChangeEvent], list[Incomplete]], None],
+        fetch: Fetch,
     ) -> None:
         self.stream = stream
         self.tables = tables
@@ -65,7 +70,9 @@ class Log:
         self._chunks = chunks
         self._heartbeat_name = heartbeat_name
         self._command = command
-        self._finish = finish
+        self._fetch = fetch
+        self._pending: tuple[Completion, SourceBatch] | None = None
+        self._said_waiting = False
         self._decoder = Decoder(tables.prepare)
         self.position = position
         self.timeline_changed = False
@@ -91,13 +98,15 @@ class Log:
         if self._chunks.discarded:
             return SourceBatch([], discarded=self._chunks.take_discarded())
         until = time.monotonic() + timeout_seconds
+        if self._pending is not None:
+            return self._part(*self._pending, until)
         following, decode, assembler = self.stream.next, self._decoder.decode, self._assembler
         handler_of, wait_until = self._row_handlers.get, self._wait_until(until)
         while True:
             data = following(wait_until)
             if data is None:
                 if self._moved and assembler.transaction is None:
-                    return self._batch(inside=False)
+                    return self._batch(until, inside=False)
                 return SourceBatch([], discarded=self._chunks.take_discarded())
             self._bytes += len(data)
             message = decode(data)
@@ -106,9 +115,9 @@ class Log:
                 if not self._skipping:
                     handler(message)
                     if len(assembler.events) >= CUT_EVENTS or self._bytes >= CUT_BYTES:
-                        return self._batch(inside=True)
+                        return self._batch(until, inside=True)
             elif self._boundary(message) and self._complete():
-                return self._batch(inside=False)
+                return self._batch(until, inside=False)
             else:
                 wait_until = self._wait_until(until)
 
@@ -171,15 +180,35 @@ class Log:
             self.position = msgspec.structs.replace(self.position, tables=tables)
         return self.position
 
-    def _batch(self, *, inside: bool) -> SourceBatch:
+    def _batch(self, until: float, *, inside: bool) -> SourceBatch:
         events, incomplete = self._assembler.take()
         position = None if inside else dump(self._remembering())
-        if incomplete:
-            self._finish(events, incomplete)
         heartbeat, self._heartbeat = self._heartbeat, None
         done, self._done = tuple(self._done), []
         self._moved, self._bytes = False, 0
-        return SourceBatch(events, position, heartbeat, done, self._chunks.take_discarded())
+        batch = SourceBatch(events, position, heartbeat, done, self._chunks.take_discarded())
+        if not incomplete:
+            return batch
+        tables = self.tables.by_name
+        completion = Completion(events, incomplete, lambda name: tables[name].order)
+        return self._part(completion, msgspec.structs.replace(batch, events=[]), until)
+
+    def _part(self, completion: Completion, batch: SourceBatch, until: float) -> SourceBatch:
+        """The next whole events of a batch that the log left incomplete; its position comes with the last of them."""
+        self._pending = completion, batch
+        while True:
+            events = completion.advance(self._fetch)
+            if completion.done:
+                self._pending, self._said_waiting = None, False
+                discarded = batch.discarded + self._chunks.take_discarded()
+                return msgspec.structs.replace(batch, events=events, discarded=discarded)
+            if events or time.monotonic() >= until:
+                return SourceBatch(events, discarded=self._chunks.take_discarded())
+            if not self._said_waiting:
+                self._said_waiting = True
+                LOG.warning("waiting until %s is visible", completion.waits_for, extra={"action": "wait_visible"})
+            self.stream.report()
+            time.sleep(max(0.0, min(VISIBLE_SECONDS, until - time.monotonic())))
 
     def _message(self, message: Message) -> None:
         if message.prefix != PREFIX or not message.transactional:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -12,7 +12,7 @@ import psycopg
 from connectors import pgcatalog
 from connectors.postgresql import classify, connect
 from connectors.sources import pgslot
-from connectors.sources.pgcomplete import Incomplete
+from connectors.sources.pgcomplete import Fetch
 from connectors.sources.pgevents import EventAssembler
 from connectors.sources.pglog import Log
 from connectors.sources.pgoptions import PostgresOptions
@@ -32,12 +32,10 @@ from connectors.sources.pgsnapshot import Chunks
 from connectors.sources.pgstream import LogStream
 from connectors.sources.pgtables import CapturedTable, CapturedTables
 from sync_hub.errors import Fatal, Unavailable
-from sync_hub.model import ChangeEvent, Table
+from sync_hub.model import Table
 
 ACTIVE_SECONDS: Final = 5.0
 """How long to wait for another reader of the slot to go, such as the walsender of a connection just lost."""
-
-Finish = Callable[[list[ChangeEvent], list[Incomplete]], None]
 
 
 class Opening:
@@ -61,7 +59,7 @@ class Opening:
         chunks: Chunks,
         *,
         raise_epoch: bool,
-        finish: Finish,
+        fetch: Fetch,
     ) -> Log:
         """Create what is missing and start the stream. Raises `Fatal` when the stored position cannot be proven."""
         with self._queries.use() as connection:
@@ -77,7 +75,7 @@ class Opening:
             pgslot.ensure_publication(connection, self._publication, tables, known=known.keys())
         log = connect(self._options.dsn, application_name=self._slot, replication=True)
         try:
-            return self._start(log, stored, tables, chunks, raise_epoch=raise_epoch, finish=finish)
+            return self._start(log, stored, tables, chunks, raise_epoch=raise_epoch, fetch=fetch)
         except BaseException:
             log.close()
             raise
@@ -100,7 +98,7 @@ class Opening:
         chunks: Chunks,
         *,
         raise_epoch: bool,
-        finish: Finish,
+        fetch: Fetch,
     ) -> Log:
         try:
             server = pgslot.identify(log)
@@ -124,7 +122,7 @@ class Opening:
             position,
             heartbeat_name=self._slot,
             command=self._recover,
-            finish=finish,
+            fetch=fetch,
         )
         log_reader.timeline_changed = stored is not None and stored.timeline != server.timeline
         return log_reader

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -18,15 +19,38 @@ Row = dict[str, Any]
 KEYS_PER_SELECT: Final = 1000
 PLACE: Final = "\x00"
 """Stands for a parameter: no name can hold it, while a percent sign is possible."""
+_SIZE, _UP_TO, _NEXT = (quote(f"sync_hub {name}") for name in ("size", "up_to", "next"))
+_WITH_SNAPSHOT: Final = "select s.snapshot, r.* from (select pg_catalog.pg_current_snapshot()::text as snapshot) s"
+
+
+_FIXED: Final = re.compile(
+    r"(smallint|integer|bigint|real|double precision|boolean|uuid|oid|date|money|pg_lsn|(time|timestamp|interval).*"
+    r"|numeric\(.*\)|(character|character varying|bit|bit varying)\(\d{1,3}\))"
+)
+"""Types whose values are short: their sizes are not worth counting."""
+_RAW_SIZE: Final = re.compile(r"text|bytea|character varying(\(\d+\))?")
+"""Types whose size the server knows without reading the value; of others it knows how large it is as stored."""
 
 
 class Page(Struct, frozen=True):
-    """Rows by key; `snapshot` is pg_current_snapshot(), `last_key` the last row's key in PostgreSQL's text."""
+    """Rows by key; `snapshot` is pg_current_snapshot(), `last_key` the last row's key in PostgreSQL's text.
+
+    `cut`: there were more rows, which together would have been too large.
+    """
 
     snapshot: str
     rows: list[Row]
     last_key: list[str]
     size_bytes: int
+    cut: bool = False
+
+
+class Found(Struct, frozen=True):
+    """Rows with some columns, for the first `answered` of the keys that were asked for; `snapshot` as in `Page`."""
+
+    snapshot: str
+    rows: list[Row]
+    answered: int
 
 
 class TableReader:
@@ -43,8 +67,13 @@ class TableReader:
         self._from = f"{only}{quote_table(table.schema, table.name)} t"
         self._order = ", ".join(f"t.{quote(name)}" for name in self.key)
 
-    def chunk(self, connection: Connection, after: Sequence[Any] | None, rows: int, where: str = "") -> Page:
-        """The next rows by key, with what the one statement that read them saw."""
+    def chunk(
+        self, connection: Connection, after: Sequence[Any] | None, rows: int, where: str = "", *, size_bytes: int
+    ) -> Page:
+        """The next rows by key, with what the one statement that read them saw; only so many that `size_bytes` hold.
+
+        At least one, however large it is.
+        """
         conditions, parameters = [], []
         if after is not None:
             places = ", ".join(f"{PLACE}::{self._by_name[name].declared}" for name in self.key)
@@ -53,7 +82,8 @@ class TableReader:
         if where:
             conditions.append(f"({where}\n)")
         chosen = f"where {' and '.join(conditions)}" if conditions else ""
-        return self._page(connection, f"{chosen} order by {self._order} limit {int(rows)}", parameters)
+        chosen = f"{chosen} order by {self._order} limit {int(rows)}"
+        return self._page(connection, chosen, parameters, size_bytes=size_bytes)
 
     def keyed(self, connection: Connection, keys: Sequence[Mapping[str, Any]]) -> Page:
         """Those of these rows that exist, in key order, with what the one statement that read them saw."""
@@ -69,13 +99,21 @@ class TableReader:
             spelled[name] = text if convert is None else convert(text)
         return self.to_key(spelled)
 
-    def _page(self, connection: Connection, chosen: str, parameters: Sequence[Any]) -> Page:
+    def _page(
+        self, connection: Connection, chosen: str, parameters: Sequence[Any], *, size_bytes: int | None = None
+    ) -> Page:
         order = ", ".join(f"r.{quote(name)}" for name in self.key)
         columns = ", ".join(f"t.{quote(name)}" for name in self.names)
-        statement = (
-            "select s.snapshot, r.* from (select pg_catalog.pg_current_snapshot()::text as snapshot) s "
-            f"left join lateral (select {columns} from {self._from} {chosen}) r on true order by {order}"
-        )
+        size = "" if size_bytes is None else _size_of(self.columns)
+        rows = f"select {columns}, null from {self._from} {chosen}"
+        if size:
+            rows = (
+                f"select {columns}, t.{_NEXT} from (select t.*, {size} as {_SIZE}, sum({size}) over by_key as {_UP_TO},"
+                f" lead(1) over by_key as {_NEXT} from (select {columns} from {self._from} {chosen}) t"
+                f" window by_key as (order by {self._order} rows unbounded preceding)) t"
+                f" where t.{_UP_TO} - t.{_SIZE} < {size_bytes}"
+            )
+        statement = f"{_WITH_SNAPSHOT} left join lateral ({rows}) r on true order by {order}"
         result = _execute(connection, statement, parameters)
         snapshot = (result.get_value(0, 0) or b"").decode()
         first = self.names.index(self.key[0]) + 1
@@ -83,8 +121,34 @@ class TableReader:
             return Page(snapshot, [], [], 0)
         indexes = [self.names.index(name) + 1 for name in self.key]
         last = [(result.get_value(result.ntuples - 1, index) or b"").decode() for index in indexes]
-        rows_read, size = _rows(result, self.columns, 1)
-        return Page(snapshot, rows_read, last, size)
+        rows_read, read_bytes = _rows(result, self.columns, 1)
+        cut = result.get_value(result.ntuples - 1, len(self.names) + 1) is not None
+        return Page(snapshot, rows_read, last, read_bytes, cut)
+
+    def found(
+        self, connection: Connection, keys: Sequence[Mapping[str, Any]], columns: Sequence[str], size_bytes: int
+    ) -> Found:
+        """Those of these rows that exist, with their key and these columns, as one statement saw them.
+
+        Answers for at least two keys, and for no more than `size_bytes` hold.
+        """
+        wanted = [self._by_name[name] for name in dict.fromkeys((*self.key, *columns))]
+        listed = ", ".join(f"t.{quote(column.name)} as c{place}" for place, column in enumerate(wanted))
+        named = ", ".join(f"t.c{place}" for place in range(len(wanted)))
+        size = _size_of(wanted) or "0"
+        statement = (
+            f"{_WITH_SNAPSHOT} left join lateral (select t.place, t.next, {named}"
+            f" from (select k.place, {listed}, {size} as size, sum({size}) over by_place as up_to,"
+            f" lead(k.place) over by_place as next from {self._from} {self._joined()}"
+            f" window by_place as (order by k.place rows unbounded preceding)) t"
+            f" where t.up_to - t.size < {size_bytes} or t.place <= 2) r on true order by r.place"
+        )
+        result = _execute(connection, statement, self._texts(keys))
+        snapshot = (result.get_value(0, 0) or b"").decode()
+        if result.get_value(0, 1) is None:
+            return Found(snapshot, [], len(keys))
+        following = result.get_value(result.ntuples - 1, 2)
+        return Found(snapshot, _rows(result, wanted, 3)[0], len(keys) if following is None else int(following) - 1)
 
     def by_keys(self, connection: Connection, keys: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[Row]:
         """Those of these rows that exist, in key order; wire values of `columns`, each with the key's own columns."""
@@ -108,16 +172,33 @@ class TableReader:
                 }
 
     def _where(self, keys: Sequence[Mapping[str, Any]]) -> tuple[str, list[Any]]:
+        column = self._by_name[self.key[0]]
+        if len(self.key) == 1 and not column.type.endswith("[]"):
+            return f"where t.{quote(column.name)} = any ({PLACE}::{column.declared}[])", self._texts(keys)
+        return self._joined(), self._texts(keys)
+
+    def _joined(self) -> str:
+        """A join with the keys given as arrays of text; `k.place` counts them from one."""
         columns = [self._by_name[name] for name in self.key]
-        texts = [[from_wire(column.type)(key[column.name]) for key in keys] for column in columns]
-        if len(columns) == 1 and not columns[0].type.endswith("[]"):
-            return f"where t.{quote(columns[0].name)} = any ({PLACE}::{columns[0].declared}[])", texts
         arrays = ", ".join(f"{PLACE}::text[]" for _ in columns)
         names = ", ".join(f"k{number}" for number in range(len(columns)))
         same = " and ".join(
             f"t.{quote(column.name)} = k.k{number}::{column.declared}" for number, column in enumerate(columns)
         )
-        return f"join unnest({arrays}) k({names}) on {same}", texts
+        return f"join unnest({arrays}) with ordinality k({names}, place) on {same}"
+
+    def _texts(self, keys: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+        columns = [self._by_name[name] for name in self.key]
+        return [[from_wire(column.type)(key[column.name]) for key in keys] for column in columns]
+
+
+def _size_of(columns: Sequence[Column]) -> str:
+    """SQL for the size of a row's values of variable length, without reading those out of line; empty: none."""
+    long = [column for column in columns if not _FIXED.fullmatch(column.type)]
+    functions = ["octet_length" if _RAW_SIZE.fullmatch(column.type) else "pg_column_size" for column in long]
+    pairs = zip(functions, long, strict=True)
+    sizes = [f"coalesce({function}(t.{quote(column.name)}), 0)" for function, column in pairs]
+    return f"({' + '.join(sizes)})" if sizes else ""
 
 
 def _rows(result: psycopg.pq.abc.PGresult, columns: Sequence[Column], first: int) -> tuple[list[Row], int]:

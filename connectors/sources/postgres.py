@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from connectors import pgcatalog
 from connectors.postgresql import classify
 from connectors.sources import pgpreflight, pgslot
-from connectors.sources.pgcomplete import Fetched, Incomplete, complete
+from connectors.sources.pgcomplete import Fetched
 from connectors.sources.pglog import Log
 from connectors.sources.pgopening import Opening
 from connectors.sources.pgoptions import PostgresOptions
@@ -25,10 +25,9 @@ from connectors.sources.pgrows import KEYS_PER_SELECT, Page, TableReader, key_id
 from connectors.sources.pgsnapshot import Chunk, Chunks, parse_snapshot
 from connectors.sources.pgtables import CapturedTables
 from sync_hub.errors import ConfigError, Fatal, Unavailable
-from sync_hub.model import ChangeEvent, ChunkRead, ChunkRequest, Finding, SourceBatch, Table
+from sync_hub.model import ChunkRead, ChunkRequest, Finding, SourceBatch, Table
 
 CHUNK_BYTES = 8_000_000
-FIRST_CHUNK_ROWS = 100
 
 
 class PostgresSource:
@@ -52,7 +51,6 @@ class PostgresSource:
         self._nonce = uuid.uuid4().hex[:12]
         self._marks = 0
         self._fence: int | None = None
-        self._row_bytes: dict[str, int] = {}
         self._log: Log | None = None
         self._opening: Opening | None = None
 
@@ -104,7 +102,7 @@ class PostgresSource:
             publication=self._publication,
             recover=self._recover,
         )
-        self._log = opening.open(stored, tables, self._chunks, raise_epoch=raise_epoch, finish=self._finish)
+        self._log = opening.open(stored, tables, self._chunks, raise_epoch=raise_epoch, fetch=self._fetch)
         self._opening = opening
         self.heartbeat()
         return dump(self._log.position)
@@ -193,18 +191,9 @@ class PostgresSource:
         """The rows of a request, and whether more may follow."""
         if request.keys:
             return reader.keyed(connection, request.keys), False
-        table = request.table
-        limit = max(
-            1,
-            min(
-                request.rows,
-                CHUNK_BYTES // self._row_bytes[table] if table in self._row_bytes else FIRST_CHUNK_ROWS,
-            ),
-        )
-        page = reader.chunk(connection, request.after, limit, request.where)
-        if page.rows:
-            self._row_bytes[table] = max(1, page.size_bytes // len(page.rows))
-        return page, len(page.rows) == limit
+        limit = max(1, request.rows)
+        page = reader.chunk(connection, request.after, limit, request.where, size_bytes=CHUNK_BYTES)
+        return page, page.cut or len(page.rows) == limit
 
     def read_rows(
         self, table: str, *, columns: Sequence[str] | None = None, keys: Sequence[Mapping[str, Any]] | None = None
@@ -289,25 +278,19 @@ class PostgresSource:
         with self._queries.use() as connection:
             return TableReader(table, partitioned=pgcatalog.is_partitioned(connection, table))
 
-    def _finish(self, events: list[ChangeEvent], incomplete: list[Incomplete]) -> None:
-        """Fetch what the log left out; hand nothing out that a crash of the server could still undo."""
-        tables = self._captured().by_name
-        if complete(events, incomplete, self._fetch, lambda name: tables[name].order):
-            self._queries.wait_flushed()
-
-    def _fetch(self, table: str, keys: Sequence[dict[str, Any]], columns: Sequence[str]) -> Fetched:
+    def _fetch(self, table: str, keys: Sequence[dict[str, Any]], columns: Sequence[str], size_bytes: int) -> Fetched:
+        """Read what the log left out; hand nothing out that a crash of the server could still undo."""
         visible = self._queries.snapshot()
         if self.describe(table) is None:
-            return Fetched({}, visible)  # dropped since; the next heartbeat says so
+            return Fetched({}, len(keys), visible)  # dropped since; the next heartbeat says so
         reader = self._reader(table)
         there = [name for name in columns if name in reader.names]
-        found: dict[Hashable, dict[str, Any]] = {}
+        self._opened().stream.report()
         with self._queries.use() as connection:
-            for start in range(0, len(keys), KEYS_PER_SELECT):
-                self._opened().stream.report()
-                for row in reader.by_keys(connection, keys[start : start + KEYS_PER_SELECT], there):
-                    found[key_identity(reader.to_key(row))] = row
-        return Fetched(found, visible)
+            found = reader.found(connection, keys, there, size_bytes)
+        self._queries.wait_flushed()
+        rows = {key_identity(reader.to_key(row)): row for row in found.rows}
+        return Fetched(rows, found.answered, parse_snapshot(found.snapshot))
 
 
 def _bad_where(request: ChunkRequest, error: psycopg.Error) -> ConfigError:

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from connectors.sources.postgres import CHUNK_BYTES
 from sync_hub.errors import Fatal
 from sync_hub.model import ChangeEvent, ChunkRequest
 from sync_hub.testing.source import Collector
@@ -209,17 +210,19 @@ def test_fence_names_prepared_transactions(source_dsn: str, db: Database, captur
     log.until(lambda: not log.source.fence_passed())
 
 
-def test_wide_rows_come_in_smaller_chunks(source_dsn: str, db: Database, capture: Capture) -> None:
-    db.execute("create table t (id int primary key, name text)")
-    db.execute("insert into t select i, repeat(md5(i::text), 6000) from generate_series(1, 200) i")
+def test_chunk_is_cut_where_its_rows_get_wide(source_dsn: str, db: Database, capture: Capture) -> None:
+    db.execute("create table t (id int primary key, name text, doc jsonb)")
+    db.execute("insert into t select i, 'narrow' from generate_series(1, 500) i")
+    db.execute("insert into t select i, repeat('x', 400000) from generate_series(501, 560) i")
+    db.execute("insert into t values (561, repeat('x', 9000000)), (562, 'narrow')")
+    db.execute("insert into t select i, 'narrow' from generate_series(563, 600) i")
     log = capture(source_dsn, "t")
     fenced(log)
-    chunk(log, rows=2)
-    log.until(lambda: len(log.chunks) == 1)
-    chunk(log, after=log.chunks[0].last_key, rows=5000)
-    log.until(lambda: len(log.chunks) == 2)
-    assert 10 < log.chunks[1].rows < 100
-    assert log.chunks[1].last_key is not None
+    load(log, rows=1000)
+    assert read_keys(log) == list(range(1, 601))
+    assert [done.rows for done in log.chunks] == [520, 20, 20, 1, 39]
+    sizes = [sum(len(str((event.after or {})["name"])) for event in batch.events) for batch in log.batches]
+    assert max(sizes) <= CHUNK_BYTES + 9_000_000
 
 
 def test_keys_of_several_columns_page_in_order(source_dsn: str, db: Database, capture: Capture) -> None:

@@ -9,7 +9,9 @@ import psycopg
 import pytest
 
 from connectors.local_postgres import LocalPostgres
+from connectors.sources.pgcomplete import PART_BYTES
 from sync_hub.model import ChangeEvent
+from sync_hub.testing.source import Collector
 from tests.integration.conftest import Capture, Database
 
 BIG = "x" * 5000
@@ -227,3 +229,103 @@ def test_value_is_never_older_than_its_event(
     assert first.after["big"] == OTHER
     assert last.after == {"id": 1, "a": "c", "b": "b"}
     assert last.unchanged == ("big",)
+
+
+def end_waits(db: Database) -> None:
+    """Let commits that wait for the standby become visible."""
+    db.execute("select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'")
+
+
+@pytest.fixture
+def waiting(
+    source_dsn: str, db: Database, capture: Capture, late_commit: Callable[[str], threading.Thread]
+) -> Callable[[str], Collector]:
+    """Two rows with large values; the statements given are in the log, and no select sees their effects."""
+
+    def commit(statements: str) -> Collector:
+        db.execute(TABLE)
+        db.execute("insert into t values (1, 'a', %s, 'b'), (2, 'a', %s, 'b')", (BIG, OTHER))
+        log = capture(source_dsn, "t")
+        log.settle()
+        db.execute("set synchronous_commit = local")
+        late_commit(statements)
+        return log
+
+    return commit
+
+
+@pytest.mark.parametrize(
+    ("statements", "created"),
+    [
+        ("update t set id = 3 where id = 1", {3: BIG}),
+        ("update t set id = 3 where id = 1; update t set id = 4 where id = 3", {3: BIG, 4: BIG}),
+        ("update t set id = 3 where id = 1; update t set id = 1 where id = 3", {3: BIG, 1: BIG}),
+        (
+            "update t set id = 3 where id = 1; update t set id = 1 where id = 2; update t set id = 2 where id = 3",
+            {3: BIG, 1: OTHER, 2: BIG},
+        ),
+        ("delete from t where id = 1; update t set id = 1 where id = 2", {1: OTHER}),
+        ("update t set a = 'c' where id = 2; update t set id = 3 where id = 2", {3: OTHER}),
+    ],
+    ids=["moved", "chain", "back", "swap", "into a freed key", "after an update"],
+)
+def test_key_change_that_no_select_sees_yet_carries_the_whole_row(
+    waiting: Callable[[str], Collector], db: Database, statements: str, created: dict[int, str]
+) -> None:
+    log = waiting(statements)
+    log.until(lambda: [event.operation for event in log.events].count("create") == len(created))
+    assert db.execute("select id, big from t order by id").fetchall() == [(1, BIG), (2, OTHER)], "not visible yet"
+    came = {
+        event.after["id"]: event.after["big"] for event in log.events if event.operation == "create" and event.after
+    }
+    assert came == created
+    assert all(not event.unchanged for event in log.events)
+
+
+def test_key_change_late_in_a_large_transaction_waits_until_it_is_visible(
+    waiting: Callable[[str], Collector], db: Database
+) -> None:
+    """What the transaction did to the row in an earlier batch is not known, so the visible row may be too old."""
+    filler = "insert into t select i, 'f', 'f', 'f' from generate_series(100, 12000) i"
+    log = waiting(f"update t set big = repeat('z', 5000) where id = 1; {filler}; update t set id = 3 where id = 1")
+    log.until(lambda: len(log.events) == 11903)
+    handed = len(log.batches)
+    log.until(lambda: len(log.batches) >= handed + 3)
+    assert log.events[-1].operation == "delete"
+    assert log.batches[-1].position is None
+    end_waits(db)
+    log.until(lambda: len(log.events) == 11904)
+    assert log.events[-1].after == {"id": 3, "a": "a", "big": "z" * 5000, "b": "b"}
+    assert log.batches[-1].position is not None
+
+
+def test_moved_row_that_is_gone_is_absent_never_null(source_dsn: str, db: Database, capture: Capture) -> None:
+    db.execute(TABLE)
+    db.execute("insert into t values (1, 'a', %s, 'b')", (BIG,))
+    log = capture(source_dsn, "t")
+    db.execute("update t set id = 2")
+    db.execute("delete from t")
+    _, came, gone = log.settle()
+    assert (came.operation, came.after, came.unchanged) == ("create", {"id": 2, "a": "a", "b": "b"}, ("big",))
+    assert gone.operation == "delete"
+
+
+def test_wide_values_are_read_and_handed_out_in_parts(source_dsn: str, db: Database, capture: Capture) -> None:
+    db.execute(TABLE)
+    db.execute("insert into t select i, 'a', repeat('x', 400000), 'b' from generate_series(1, 30) i")
+    db.execute("insert into t values (31, 'a', repeat('x', 9000000), 'b')")
+    log = capture(source_dsn, "t")
+    log.settle()
+    known = len(log.batches)
+    with db.transaction():
+        db.execute("update t set a = 'c' where id <= 31")
+        db.execute("insert into t values (32, 'a', %s, 'b')", ("y" * 400000,))
+        for number in range(20):
+            db.execute("update t set a = %s where id = 32", (str(number),))
+    events = log.settle()
+    assert [len(str((event.after or {})["big"])) for event in events] == [400000] * 30 + [9000000] + [400000] * 21
+    parts = [batch for batch in log.batches[known:] if batch.events]
+    sizes = [sum(len(str((event.after or {})["big"])) for event in batch.events) for batch in parts]
+    assert max(size for size in sizes if size < 9_000_000) <= PART_BYTES + 400_000
+    assert max(sizes) < PART_BYTES + 9_000_000
+    assert [batch.position is None for batch in parts] == [True] * (len(parts) - 1) + [False]
