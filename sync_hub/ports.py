@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from sync_hub.model import (
     ChunkRead,
     ChunkRequest,
+    Column,
     Finding,
     Offset,
     Outgoing,
@@ -240,6 +241,13 @@ class Sink(Protocol):
 
     def create(self, table: Table) -> str:
         """Create a missing target table with its key; return the DDL that ran. Types are PostgreSQL's, translated."""
+        ...
+
+    def add_columns(self, table: str, columns: Sequence[Column]) -> str:
+        """Add those of these columns that the table has not; return the DDL that ran, empty when there is none to add.
+
+        Added columns take NULL, which is what the rows that are there have in them. Types are as in `create`.
+        """
         ...
 
     def share(self, table: str, mappings: Sequence[str]) -> None:

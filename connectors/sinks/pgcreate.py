@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -19,6 +20,12 @@ def create_table(cursor: RawCursor[Any], name: str, table: Table) -> str:
     if table.key:
         lines.append(f"    primary key ({', '.join(map(quote, table.key))})")
     return f"create table if not exists {name} (\n" + ",\n".join(lines) + "\n)"
+
+
+def add_columns(cursor: RawCursor[Any], name: str, columns: Sequence[Column]) -> str:
+    """The ALTER TABLE that adds columns to a table; `name` is its quoted name. They take NULL."""
+    added = [f"add column if not exists {quote(one.name)} {_known_type(cursor, one.type)}" for one in columns]
+    return f"alter table {name} {', '.join(added)}"
 
 
 def _column(column: Column, type_name: str, in_key: bool) -> str:

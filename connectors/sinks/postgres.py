@@ -18,7 +18,7 @@ from connectors.sinks.pgoffsets import TABLE, Offsets, advance_parameters
 from connectors.sinks.pgstage import SMALLEST_WIDTH, copy_stage, create_stage
 from connectors.sinks.pgwork import Mapped, Step, Work, plan
 from sync_hub.errors import Fatal, OffsetsMoved, SyncHubError
-from sync_hub.model import Finding, Offset, SinkBatch, Table, TableWrite
+from sync_hub.model import Column, Finding, Offset, SinkBatch, Table, TableWrite
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -81,6 +81,21 @@ class PostgresSink:
         schema = table.schema or self._options.own_schema
         with self._translated():
             ddl = pgcreate.create_table(cursor, quote_table(schema, table.name), table)
+            cursor.execute(ddl)
+        self._forget()
+        return ddl
+
+    def add_columns(self, table: str, columns: Sequence[Column]) -> str:
+        """Add missing columns in one statement; return the DDL. Types that this server does not know become text."""
+        self._forget()
+        found = self._described(table)
+        there = {column.name for column in found.columns}
+        missing = [column for column in columns if column.name not in there]
+        if not missing:
+            return ""
+        cursor = self._cursor()
+        with self._translated():
+            ddl = pgcreate.add_columns(cursor, quote_table(found.schema, found.name), missing)
             cursor.execute(ddl)
         self._forget()
         return ddl

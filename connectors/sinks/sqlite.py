@@ -28,7 +28,7 @@ from connectors.sqlite import (
     write_transaction,
 )
 from sync_hub.errors import Fatal, OffsetsMoved, Rejected, SyncHubError
-from sync_hub.model import Finding, Offset, SinkBatch, Table, TableWrite
+from sync_hub.model import Column, Finding, Offset, SinkBatch, Table, TableWrite
 
 FETCH_ROWS: Final = 2000
 
@@ -139,6 +139,18 @@ class SqliteSink:
         with write_transaction(connection, self._lock):
             connection.execute(ddl)
         return ddl
+
+    def add_columns(self, table: str, columns: Sequence[Column]) -> str:
+        """Add missing columns in one transaction; return the DDL. See `sqlitetypes` for the types."""
+        connection = self._connection()
+        with write_transaction(connection, self._lock):
+            there = self._described(table).kinds
+            missing = [column for column in columns if column.name not in there]
+            start = f"alter table {quote(table)} add column"
+            ddl = [f"{start} {quote(column.name)} {created_type(column.type)}" for column in missing]
+            for statement in ddl:
+                connection.execute(statement)
+        return ";\n".join(ddl)
 
     def share(self, table: str, mappings: Sequence[str]) -> None:
         """Add missing presence flags: boolean columns `sync_hub_<mapping>`."""

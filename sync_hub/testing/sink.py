@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from sync_hub.errors import Fatal, OffsetsMoved, Rejected, SyncHubError
-from sync_hub.model import Offset, RowChange, SinkBatch, TableWrite
+from sync_hub.model import Column, Offset, RowChange, SinkBatch, TableWrite
 from sync_hub.ports import Sink
 from sync_hub.testing.sink_case import CUSTOMERS, Writer, first_offset, moved, upserts
 from sync_hub.testing.sink_rows import SinkRowsContract
@@ -231,6 +231,24 @@ class SinkContract(SinkRowsContract, SinkValuesContract):
         customers.write(upserts((1, "Ada")))
         customers.sink.create(CUSTOMERS)
         assert customers.rows("customers", "id") == [(1,)]
+
+    def test_added_columns_are_there_once_and_take_null(self, customers: Writer) -> None:
+        customers.write(upserts((1, "Ada")))
+        added = [Column("name", "text"), Column("born", "date"), Column("rank", "integer", nullable=False)]
+        ddl = customers.sink.add_columns("customers", added)
+        assert "born" in ddl
+        assert "name" not in ddl, "it was there"
+        assert customers.rows("customers", "id", "name", "born", "rank") == [(1, "Ada", None, None)]
+        assert customers.sink.add_columns("customers", added) == ""
+        customers.write(upserts((2, "Bob")))
+        change = RowChange("upsert", (3,), (3, "2001-02-03", 7))
+        customers.write(TableWrite("customers", "customers", ("id",), ("id", "born", "rank"), [change]))
+        assert (3, "2001-02-03", 7) in customers.rows("customers", "id", "born", "rank")
+
+    def test_columns_are_not_added_to_a_table_that_is_missing(self, customers: Writer) -> None:
+        with pytest.raises(Fatal) as caught:
+            customers.sink.add_columns("missing", [Column("born", "date")])
+        assert caught.value.code == "target_table_missing"
 
     @pytest.mark.parametrize(
         ("columns", "table", "code"),
