@@ -80,12 +80,15 @@ class LocalPostgres:
         """Stop the server (`fast`, `immediate` or `smart`) and wait for it."""
         self._run("pg_ctl", "-D", str(self.data), "-m", mode, "-w", "stop", check=False)
 
-    def _create(self) -> None:
+    def _prepare_folders(self) -> None:
         shutil.rmtree(self.data, ignore_errors=True)
-        self.data.mkdir(parents=True)
+        self.data.mkdir(parents=True, mode=0o700)
         if self._as_user:
             for path in (self.folder, self.data):
                 os.chown(path, self._as_user.pw_uid, self._as_user.pw_gid)
+
+    def _create(self) -> None:
+        self._prepare_folders()
         self._run(
             "initdb", "-D", str(self.data), "-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"
         )

@@ -44,10 +44,11 @@ class Position(Struct, frozen=True):
 
 
 class Server(Struct, frozen=True):
-    """What IDENTIFY_SYSTEM says: the cluster and the timeline it is on now."""
+    """What IDENTIFY_SYSTEM says: the cluster, the timeline it is on now, and where its log ends."""
 
     system: str
     timeline: int
+    end: int
 
 
 class Slot(Struct, frozen=True):
@@ -122,6 +123,8 @@ def _unproven(position: Position, server: Server, slot: Slot | None, name: str) 
         return f"the server is another one (system identifier {server.system}, not {position.system})"
     if server.timeline < position.timeline:
         return f"the server is on timeline {server.timeline}, reading had reached {position.timeline}"
+    if server.end < position.lsn_number:
+        return f"the server's log ends at {format_lsn(server.end)}: it lacks what was published last"
     if slot is None:
         return f"the replication slot {name} is gone"
     if slot.status == "lost":

@@ -222,9 +222,9 @@ def drop(connection: Connection, slot: str, publication: str) -> None:
 
 
 def identify(connection: Connection) -> Server:
-    """Cluster and timeline of the server behind a replication connection."""
+    """Cluster, timeline and end of the log of the server behind a replication connection."""
     row = connection.execute("IDENTIFY_SYSTEM").fetchall()[0]
-    return Server(str(row[0]), int(row[1]))
+    return Server(str(row[0]), int(row[1]), parse_lsn(str(row[2])))
 
 
 def create_slot(log: Connection, queries: Connection, name: str, *, failover: bool) -> int:
