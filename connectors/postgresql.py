@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any, Final
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+from pydantic import SecretStr
 
 from sync_hub.errors import ConfigError, Fatal, Rejected, SyncHubError, Unavailable
 
@@ -31,21 +33,14 @@ logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 
 def connect(
-    dsn: str, *, application_name: str, autocommit: bool = True, replication: bool = False
+    dsn: SecretStr | str, *, application_name: str, autocommit: bool = True, replication: bool = False
 ) -> psycopg.Connection[tuple[Any, ...]]:
     """Connect with the session settings that all values depend on. Raises what `classify` makes of a failure.
 
     What the DSN says about time-outs and keepalives wins over the defaults here; SESSION wins over its `options`.
     With `replication` the connection speaks the walsender's protocol for the DSN's database.
     """
-    try:
-        given = {name: value for name, value in conninfo_to_dict(dsn).items() if value is not None}
-    except psycopg.Error as error:
-        raise ConfigError(
-            "bad_dsn",
-            "the PostgreSQL address cannot be read",
-            hint="write postgresql://user:password@host:port/database or host=… port=… dbname=… user=…",
-        ) from error.with_traceback(None)
+    given = read_dsn(dsn)
     settings = (
         _LINK
         | given
@@ -60,7 +55,45 @@ def connect(
     try:
         return psycopg.connect(autocommit=autocommit, **settings)
     except psycopg.Error as error:
+        refused = _REFUSED_OPTION.search(str(error)) if error.sqlstate is None else None
+        if refused:
+            option = refused[1] or refused[2]
+            raise _bad_dsn(f"{application_name}: the PostgreSQL address has a bad value for {option}") from None
         raise classify(error, application_name) from error
+
+
+def read_dsn(dsn: SecretStr | str) -> dict[str, Any]:
+    """What an address says, by libpq's names. Raises `ConfigError` that repeats nothing of it.
+
+    A sign in the password that was not written as %40 and the like would move a part of the password into the host,
+    port or database, which every later message names: such an address is refused here.
+    """
+    text = dsn.get_secret_value() if isinstance(dsn, SecretStr) else dsn
+    try:
+        given = {name: value for name, value in conninfo_to_dict(text).items() if value is not None}
+    except psycopg.Error:  # its message repeats parts of the address
+        raise _bad_dsn("the PostgreSQL address cannot be read") from None
+    path = _PATH.match(text)
+    if "@" in str(given.get("host", "")) or (path and "@" in path[1]):
+        raise _bad_dsn("user or password of the PostgreSQL address have a sign that must be escaped")
+    if not all(port == "" or port.isdecimal() for port in str(given.get("port", "")).split(",")):
+        raise _bad_dsn("the port of the PostgreSQL address is no number")
+    return given
+
+
+def _bad_dsn(message: str) -> ConfigError:
+    return ConfigError(
+        "bad_dsn",
+        message,
+        hint="write postgresql://user:password@host:port/database, signs in the password as %40 (@), %2F (/), %3A (:),"
+        " %3F (?), %25 (%); or host=… port=… dbname=… user=…",
+    )
+
+
+_PATH: Final = re.compile(r"postgres(?:ql)?://[^/]*/([^?]*)")
+_REFUSED_OPTION: Final = re.compile(
+    r"invalid integer value .* for connection option \"(\w+)|(?:bad value for |invalid )(\w+)(?: value)?:", re.DOTALL
+)
 
 
 def quote(identifier: str) -> str:
@@ -149,7 +182,7 @@ _CONNECT_MESSAGES: Final = (
 def classify(error: psycopg.Error, what: str) -> SyncHubError:
     """What the hub does about an error of the driver or server; `what` says who met it: `source erp`.
 
-    The message is one line without the address: libpq repeats no password, but a broken address may hold one.
+    The message is one line with names of constraints and columns, but without the row's values: it reaches logs.
     """
     state = error.sqlstate
     if state is None and isinstance(error, psycopg.DataError):
@@ -157,7 +190,7 @@ def classify(error: psycopg.Error, what: str) -> SyncHubError:
     if state is None and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         state = _state_of_connecting(error)
     kind, code, hint = _meaning(state or "")
-    text = f"{what}: {_one_line(error)}"
+    text = f"{what}: {_one_line(error, state or '')}"
     if kind is Rejected:
         return Rejected(code, text, sqlstate=state or "", hint=hint)
     return kind(code, text, hint=hint)
@@ -180,9 +213,23 @@ def _state_of_connecting(error: psycopg.Error) -> str:
     return "08006"
 
 
-def _one_line(error: psycopg.Error) -> str:
-    """The primary message; the detail too, unless it prints the whole row."""
+_OF_VALUES: Final = ("21", "22", "23", "40002", "44", "54")
+"""SQLSTATEs of errors about a row: what PostgreSQL says about them may repeat its values."""
+_KEY_VALUES: Final = re.compile(r"\)=\(.*\)", re.DOTALL)
+_OF_LIBPQ: Final = re.compile(r"^connection (?:failed|is bad): |\s*Is the server running[^?]*\?")
+"""What libpq says twice when connecting fails, or what the hint says."""
+_QUOTED: Final = re.compile(r'".*"|: 0x.*', re.DOTALL)
+
+
+def _one_line(error: psycopg.Error, state: str) -> str:
+    """The primary message and the detail; of what is about a row, neither whole rows nor values."""
     primary, detail = error.diag.message_primary, error.diag.message_detail
-    if primary and detail and not detail.startswith("Failing row"):
+    if state.startswith(_OF_VALUES):
+        detail = _KEY_VALUES.sub(")", detail) if detail and detail.startswith("Key (") else None
+        if state.startswith("22"):
+            primary = _QUOTED.sub("…", primary or str(error))
+    if state.startswith("P0"):
+        detail = None
+    if primary and detail:
         primary = f"{primary}: {detail}"
-    return " ".join((primary or str(error)).split())
+    return " ".join((primary or _OF_LIBPQ.sub("", str(error))).split())

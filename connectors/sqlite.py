@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,6 +104,17 @@ def connect(path: Path, lock: WriteLock, *, timeout_seconds: float = 10.0) -> sq
             connection.close()
             raise
     return connection
+
+
+def refuse_uncreatable(path: Path) -> None:
+    """Raise `Unavailable` when a file that is not there could not be made; nothing is left behind by asking."""
+    folder = Path(path).absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise _cannot_open(path, error) from error
 
 
 def look(path: Path) -> sqlite3.Connection:

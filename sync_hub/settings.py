@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
@@ -56,7 +57,20 @@ class Hub(_Model):
     """Who this hub is and where it keeps its own state."""
 
     name: str = Field(pattern=_NAME)
-    state: str = "sqlite:///.sync-hub/state.db"
+    state: str = Field(default="sqlite:///.sync-hub/state.db", repr=False)
+
+    @field_validator("state")
+    @classmethod
+    def _address(cls, state: str) -> str:
+        """Refuse what would be taken apart in the wrong places: parts of a password would become host and port."""
+        parts = urlsplit(state)
+        try:
+            wrong = "@" in (parts.hostname or "") or (parts.port or 0) < 0
+        except ValueError:  # its message repeats what stands where the port should be
+            wrong = True
+        if wrong or parts.netloc.count("@") > 1 or (parts.netloc and "@" in parts.path):
+            raise ValueError("it is no address: write signs in the password as %40 (@), %2F (/), %3A (:)")
+        return state
 
 
 class Http(_Model):
@@ -67,7 +81,7 @@ class Http(_Model):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
-    token: str = ""
+    token: str = Field(default="", repr=False)
     hosts: tuple[str, ...] = ()
 
 
@@ -77,6 +91,18 @@ class Topics(_Model):
     keep: float = 7 * 86400
 
     _duration = field_validator("keep", mode="before")(duration_seconds)
+
+
+class VerifySettings(_Model):
+    """How often every view is verified (seconds; None: only when asked), and how fast the source may be read."""
+
+    every: float | None = None
+    max_rows_per_second: int = Field(default=0, ge=0)
+
+    @field_validator("every", mode="before")
+    @classmethod
+    def _duration(cls, every: str | float | None) -> float | None:
+        return None if every is None else duration_seconds(every)
 
 
 class Lag(_Model):
@@ -130,6 +156,7 @@ class Settings(_Model):
     http: Http = Http()
     topics: Topics = Topics()
     limits: Limits = Limits()
+    verify: VerifySettings = VerifySettings()
     file: Path
     root: Path
 

@@ -7,7 +7,6 @@ partition's next offset, so offsets are dense and a failed commit leaves nothing
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -75,9 +74,10 @@ class EmbeddedBroker:
             message = f"{self._options.path} is on a network file system ({kind})"
             hint = "put it on a local disk, or use Kafka"
             findings.append(Finding("log_on_network_disk", "error", self._name, message, hint))
-        if not self._log.exists():
-            return [*findings, *_check_folder(self._name, self._options.path)]
         try:
+            if not self._log.exists():
+                sqlite.refuse_uncreatable(self._options.path)
+                return findings
             with sqlite.write_transaction(self._log.connection(), self._log.lock):
                 pass
         except SyncHubError as error:
@@ -119,6 +119,7 @@ class EmbeddedBroker:
     def topics(self) -> dict[str, TopicInfo]:
         """See `Broker.topics`. Creates no file."""
         if not self._log.exists():
+            sqlite.refuse_uncreatable(self._options.path)
             return {}
         with sqlite.read_transaction(self._log.connection(), self._options.path) as connection:
             rows = connection.execute("select name, id, partitions from topics order by name").fetchall()
@@ -278,17 +279,6 @@ def _recreated(topic: str) -> Fatal:
         f"topic {topic} was deleted or created again while it was in use",
         hint="run `sync-hub recover` for its source",
     )
-
-
-def _check_folder(name: str, path: Path) -> list[Finding]:
-    """Whether the file could be created."""
-    folder = path.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
-        return []
-    hint = "the file and its folder must be writable for this user"
-    return [Finding("database_not_accessible", "error", name, f"{folder} is not writable", hint)]
 
 
 def network_file_system(path: Path, mounts: str) -> str:

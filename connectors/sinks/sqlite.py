@@ -24,6 +24,7 @@ from connectors.sqlite import (
     identity,
     look,
     read_transaction,
+    refuse_uncreatable,
     translated,
     write_transaction,
 )
@@ -79,9 +80,10 @@ class SqliteSink:
     def check(self, tables: Sequence[str] = ()) -> list[Finding]:
         """The file is one of SQLite's and can be written, or created; decimals of `tables` keep their digits."""
         path = f"targets.{self.name}"
-        if not self._path.exists():
-            return list(self._check_folder(path))
         try:
+            if not self._path.exists():
+                refuse_uncreatable(self._path)
+                return []
             with translated(self._path):
                 self._looking().execute("select count(*) from sqlite_schema").fetchone()
                 described = [describe(self._looking(), table) for table in tables]
@@ -104,16 +106,10 @@ class SqliteSink:
             if kind == "numeric"
         ]
 
-    def _check_folder(self, path: str) -> Iterator[Finding]:
-        folder = self._path.absolute().parent
-        while not folder.exists():
-            folder = folder.parent
-        if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-            yield _not_writable(path, folder)
-
     def describe(self, table: str) -> Table | None:
         """The table in the file now; types are the nearest of PostgreSQL's to those declared."""
         if not (self._writes or self._path.exists()):
+            refuse_uncreatable(self._path)
             return None
         with translated(self._path):
             found = describe(self._looking(), table)

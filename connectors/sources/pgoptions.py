@@ -6,7 +6,7 @@ import fnmatch
 from typing import Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from sync_hub.errors import ConfigError
 from sync_hub.model import Table
@@ -28,7 +28,7 @@ class PostgresOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dsn: str = Field(repr=False)
+    dsn: SecretStr
     tables: tuple[str, ...] | dict[str, TableOptions | None]
     heartbeat_seconds: float = Field(default=2.0, gt=0, le=3600)
     slot: str = Field(default="", pattern=_NAME)

@@ -8,10 +8,9 @@ from typing import Any, Final
 
 import psycopg
 from msgspec import Struct
-from psycopg.conninfo import conninfo_to_dict
 
 from connectors import pgcatalog
-from connectors.postgresql import literal, quote, quote_table
+from connectors.postgresql import literal, quote, quote_table, read_dsn
 from connectors.sources import pgslot
 from connectors.sources.pgoptions import PostgresOptions
 from connectors.sources.pgposition import Slot
@@ -258,7 +257,7 @@ def setup_sql(
     queries: Queries, options: PostgresOptions, tables: Sequence[Table], *, slot: str, publication: str
 ) -> str:
     """A psql script: role, grants, publication, slot; in this order, since a slot must come after its publication."""
-    role = conninfo_to_dict(options.dsn).get("user") or "sync_hub"
+    role = read_dsn(options.dsn).get("user") or "sync_hub"
     with queries.use() as connection:
         version = connection.info.server_version
     schemas = sorted({table.schema for table in tables})

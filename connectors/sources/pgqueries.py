@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import pq
+from pydantic import SecretStr
 
 from connectors.postgresql import classify, connect
 from connectors.sources.pgsnapshot import Visible, parse_snapshot
@@ -44,7 +45,7 @@ class Queries:
     A synchronous standby that is away must not hold up heartbeats and marks, hence `synchronous_commit = local`.
     """
 
-    def __init__(self, dsn: str, what: str, application_name: str) -> None:
+    def __init__(self, dsn: SecretStr | str, what: str, application_name: str) -> None:
         self._dsn = dsn
         self._what = what
         self._application_name = application_name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,7 +107,7 @@ def _exists(url: str) -> bool:
     if parsed.get_backend_name() == "sqlite":
         file = Path(parsed.database or "")
         if not file.exists():
-            _refuse_unwritable(file)
+            _refuse_uncreatable(file)
         return file.exists()
     engine = sa.create_engine(parsed.set(drivername="postgresql+psycopg"))
     try:
@@ -127,13 +127,15 @@ def _exists(url: str) -> bool:
     )
 
 
-def _refuse_unwritable(file: Path) -> None:
+def _refuse_uncreatable(file: Path) -> None:
     folder = file.absolute().parent
     while not folder.exists():
         folder = folder.parent
-    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
         raise Unavailable(
             "state_unavailable",
-            f"the hub's state {file} cannot be created: {folder} is not writable",
+            f"the hub's state {file} cannot be created: {error.strerror}",
             hint="check that it is reachable and writable, and that the disk has room",
-        )
+        ) from error

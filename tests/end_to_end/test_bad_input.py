@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -91,11 +92,14 @@ class Project:
         return done
 
     def line(self, command: str, code: int) -> str:
-        """The one line that the command fails with."""
+        """The one line that the command fails with; of a check, the one error among its findings, as one line."""
         done = self.run(command)
         assert done.returncode == code, f"{done.returncode}: {done.stdout}{done.stderr}"
         said = done.stderr if command == "run" else done.stdout
-        lines = [line for line in said.splitlines() if command == "run" or line.startswith(" error")]
+        lines = said.splitlines()
+        if command != "run":
+            findings = re.split(r"\n(?=\S)", said)
+            lines = [" ".join(one.split()) for one in findings if one.startswith("error ")]
         assert len(lines) == 1, said
         return lines[0]
 
@@ -305,7 +309,7 @@ def test_a_broker_that_does_not_answer_is_one_line(files: Project, client: str) 
     files.edit(files.config, ("{type: embedded", f"{broker} {{type: embedded"))
     line = files.line("check", 3)
     assert "broker_unreachable" in line
-    assert "broker " in line
+    assert "broker:" in line
     assert "bootstrap_servers" in line
 
 

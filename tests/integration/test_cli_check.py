@@ -102,7 +102,7 @@ def test_a_check_leaves_a_database_of_others_as_it_is(project: Project) -> None:
 
 
 def test_folders_that_cannot_be_made_are_found(project: Project) -> None:
-    project.write("config/hub.yaml", CONFIG.format(dsn=project.dsn, port=0).replace("left/", "/dev/null/nowhere/"))
+    project.write("config/hub.yaml", CONFIG.format(dsn=project.dsn, port=0).replace("left/", "/proc/nowhere/"))
     found = project.json("check", code=3)["findings"]
     places = {one["path"]: one["code"] for one in found if one["severity"] == "error"}
     assert places == {

@@ -15,7 +15,7 @@ import pytest
 
 from connectors.local_postgres import LocalPostgres, free_port
 from connectors.sinks.postgres import PostgresSink
-from sync_hub.errors import ConfigError, Fatal, OffsetsMoved, SyncHubError, Unavailable
+from sync_hub.errors import ConfigError, Fatal, OffsetsMoved, Rejected, SyncHubError, Unavailable
 from sync_hub.model import Column, RowChange, SinkBatch, Table, TableWrite
 from sync_hub.testing.sink_case import CUSTOMERS, Writer, first_offset, moved, upserts
 
@@ -95,6 +95,46 @@ def test_backend_killed_in_mid_transaction_leaves_nothing_and_the_next_write_con
     assert writer.sink.load_offsets(["customers"]) == [writer.offset]
     writer.write(upserts((1, "after"), (2, "new")))
     assert writer.rows("customers", "id", "name") == [(1, "after"), (2, "new")]
+
+
+VALUES = """
+create table looked_for (id int primary key, email text unique, age int, mood mood check (id < 100), born date,
+    parent int references looked_for,
+    tags int[], doc jsonb, short varchar(3), at int4range, exclude using gist (at with &&))
+"""
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "names"),
+    [
+        ("email", "canary@example.com", ["looked_for_email_key", "Key (email) already exists"]),
+        ("age", "canary", ["integer"]),
+        ("age", "99999999999canary", ["integer"]),
+        ("mood", "canary", ["mood"]),
+        ("born", "canary", ["date"]),
+        ("born", "2024-99-99 canary", ["date"]),
+        ("parent", 424242, ["looked_for_parent_fkey", "Key (parent) is not present in table"]),
+        ("tags", '{"canary', ["array"]),
+        ("doc", '{"canary": canary}', ["json"]),
+        ("short", "canary", ["character varying(3)"]),
+        ("at", "[1,424242)", ["looked_for_at_excl", "Key (at)"]),
+    ],
+)
+def test_what_the_server_says_about_a_row_holds_names_but_no_values(
+    target_dsn: str, column: str, value: Any, names: list[str]
+) -> None:
+    sql(target_dsn, "create type mood as enum ('happy')")
+    sql(target_dsn, VALUES)
+    sql(target_dsn, "insert into looked_for (id, email, at) values (1, 'canary@example.com', '[1,424242)')")
+    writer = Writer(sink(target_dsn))
+    change = RowChange("upsert", (2,), (2, value))
+    with pytest.raises(Rejected) as caught:
+        writer.write(TableWrite("customers", "looked_for", ("id",), ("id", column), [change]))
+    writer.sink.close()
+    told = one_line(caught.value)
+    assert "canary" not in told
+    assert "424242" not in told
+    assert all(name in told for name in names), told
 
 
 def test_interrupted_write_leaves_nothing_and_a_usable_sink(writer: Writer, target_dsn: str) -> None:

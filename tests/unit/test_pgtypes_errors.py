@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
+
 import psycopg
 import pytest
+from pydantic import SecretStr
 
-from connectors.postgresql import classify, literal, quote, quote_table
-from sync_hub.errors import Fatal, Rejected, SyncHubError, Unavailable
+from connectors.postgresql import classify, connect, literal, quote, quote_table, read_dsn
+from sync_hub.errors import ConfigError, Fatal, Rejected, SyncHubError, Unavailable
 
 
 @pytest.mark.parametrize(
@@ -75,3 +78,42 @@ def test_names_and_texts_are_quoted() -> None:
     assert quote_table("s.x", "t") == '"s.x"."t"'
     assert literal("it's") == "'it''s'"
     assert literal("back\\slash") == "E'back\\\\slash'"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://app:qqq@zzz@host/db",
+        "postgresql://app:qqq/zzz@host/db",
+        "postgresql://app:qqq?x@zzz@host/db",
+        "postgresql://app:qqq%zzzz@host/db",
+        "postgresql://app:12/zzz@host/db",
+        "postgresql://app:x@127.0.0.1:1/db?sslmode=qqq",
+        "postgresql://app:x@127.0.0.1:1/db?connect_timeout=qqq",
+        "postgresql://app:x@127.0.0.1:qqq/db",
+        "host=127.0.0.1 password=x qqq dbname=db",
+        "host=127.0.0.1 port=1 password=x sslmode=qqq",
+        "host=127.0.0.1 password='qqq",
+    ],
+)
+def test_an_address_that_is_wrong_is_refused_without_repeating_it(address: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        connect(SecretStr(address), application_name="test")
+    assert caught.value.code == "bad_dsn"
+    told = "".join(traceback.format_exception(caught.value)).partition("connectors/postgresql.py")[2]
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    for part in ("qqq", "zzz"):
+        assert part not in f"{caught.value}{told}"
+
+
+def test_an_address_with_escaped_signs_is_read() -> None:
+    assert read_dsn("postgresql://a:p%40%2Fs@h1:1,h2:2/d?application_name=x@y")["password"] == "p@/s"
+    assert read_dsn("host=h password='p@ss://a@b@c'")["password"] == "p@ss://a@b@c"
+
+
+def test_a_server_that_is_not_there_is_said_once() -> None:
+    with pytest.raises(Unavailable) as caught:
+        connect("postgresql://u@127.0.0.1:1/x", application_name="source erp")
+    assert caught.value.message == (
+        'source erp: connection to server at "127.0.0.1", port 1 failed: Connection refused'
+    )

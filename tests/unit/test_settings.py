@@ -232,3 +232,23 @@ def test_every_key_is_in_the_documentation() -> None:
         for name in registry.names(kind):
             wanted |= set(keys(registry.load(kind, name).Options))
     assert {key for key in wanted if f"`{key}`" not in text} == set()
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["postgresql://u:qqq@zzz@host/db", "postgresql://u:qqq/zzz@host/db", "postgresql://u:p@host:qqq/db"],
+)
+def test_a_wrong_address_of_the_state_is_refused_without_repeating_it(tmp_path: Path, address: str) -> None:
+    error = problem(tmp_path, GOOD.replace("name: acme", f'name: acme, state: "{address}"'))
+    assert (error.code, error.field) == ("bad_value", "hub.state")
+    assert "%40" in str(error)
+    assert not any(part in str(error) for part in ("qqq", "zzz"))
+
+
+def test_no_secret_is_printed_with_the_settings(tmp_path: Path) -> None:
+    text = (
+        GOOD.replace("name: acme", 'name: acme, state: "postgresql://u:state-canary@h/d"') + "http: {token: canary-t}\n"
+    )
+    settings = load(written(tmp_path, text), dict.fromkeys(ENVIRONMENT, "postgresql://u:canary@h/d"))
+    assert "canary" not in repr(settings) + str(settings) + repr(settings.sources["erp"].options)
+    assert settings.targets["crm"].options.dsn.get_secret_value() == "postgresql://u:canary@h/d"
