@@ -245,6 +245,12 @@ class State:
                     connection.execute(sa.update(stored.pipelines).where(one.name == name).values(**changed))
                 connection.execute(sa.update(stored.pipelines).where((one.name == name) & begun).values(**again))
 
+    def replace_bundle(self, name: str, bundle: str) -> None:
+        """A pipeline's mapping as it is written now, when it gives the same rows: nothing is loaded again."""
+        where = stored.pipelines.c.name == name
+        with self._store.transaction(write=True) as connection:
+            connection.execute(sa.update(stored.pipelines).where(where).values(bundle=bundle, applied_at=time.time()))
+
     def doubt(self, names: Sequence[str], reason: str) -> None:
         """Have these pipelines verified and repaired; a reason that is there already stays."""
         one = stored.pipelines.c

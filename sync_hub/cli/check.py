@@ -235,8 +235,8 @@ class Check:
         known = self._stored.pipelines.get(bundle.name) if self._stored else None
         if known is not None and differs(bundle, known):
             message = f"the mapping {bundle.name} has changed since it was applied: the hub runs on with the old one"
-            hint = "give the changed mapping another name and another target table"
-            yield Finding("mapping_pending", "warning", f"{bundle.file}:{bundle.line}", message, hint)
+            hint, command = "look at what would change, then apply it", f"sync-hub plan {bundle.name}"
+            yield Finding("mapping_pending", "warning", f"{bundle.file}:{bundle.line}", message, hint, command)
 
 
 def _place(kind: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from sync_hub import __version__
-from sync_hub.cli import check, init, mapping, pause, resume, run, status, tail, topics
+from sync_hub.cli import apply, check, init, mapping, pause, plan, resume, run, status, tail, topics
 from sync_hub.cli.options import Config
 from sync_hub.cli.output import nobody_reads, one_line, paint, say
 from sync_hub.errors import SyncHubError
@@ -31,6 +31,8 @@ app = typer.Typer(
 for name, command in (
     ("check", check.check),
     ("init", init.init),
+    ("plan", plan.plan),
+    ("apply", apply.apply),
     ("run", run.run),
     ("status", status.status),
     ("pause", pause.pause),

@@ -22,6 +22,9 @@ def run(
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="WORKER", help="A part: capture:erp, deliver:crm. Repeatable.")
     ] = None,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="First apply changed mappings; stop at a dropped field or a changed key.")
+    ] = False,
     config: Config = None,
     json: Json = False,
 ) -> None:
@@ -29,6 +32,10 @@ def run(
     settings = load_settings(context, config)
     from sync_hub.runtime.supervise import run as supervise
 
+    if apply:
+        from sync_hub.cli.apply import apply_before_run
+
+        apply_before_run(settings)
     running = _running(settings, only or ())
 
     def ready(address: str) -> None:

@@ -118,7 +118,10 @@ def run(settings: Settings, only: Sequence[str] = (), ready: Callable[[str], Non
     state.check()
     for name in register(settings, state):
         LOG.warning(
-            "mapping %s has changed and waits to be applied", name, extra={"action": "pending", "mapping": name}
+            "mapping %s has changed and waits to be applied (run: sync-hub plan %s)",
+            name,
+            name,
+            extra={"action": "pending", "mapping": name},
         )
     _forget_strangers(settings, state)
     stop, hurry = threading.Event(), threading.Event()
