@@ -22,17 +22,21 @@ from connectors.sources.pgposition import (
     Position,
     Server,
     Slot,
+    fingerprint,
     format_lsn,
     next_epoch,
     prove_slot,
     replaced,
 )
 from connectors.sources.pgqueries import Queries
+from connectors.sources.pgslot import Connection, Publication
 from connectors.sources.pgsnapshot import Chunks
 from connectors.sources.pgstream import LogStream
-from connectors.sources.pgtables import CapturedTable, CapturedTables
+from connectors.sources.pgtables import CapturedTable, CapturedTables, logged_columns
 from sync_hub.errors import Fatal, Unavailable
 from sync_hub.model import Table
+
+NOT_CAPTURED: Final = "it was not captured until now: changes made before are missing"
 
 ACTIVE_SECONDS: Final = 5.0
 """How long to wait for another reader of the slot to go, such as the walsender of a connection just lost."""
@@ -71,11 +75,12 @@ class Opening:
                 )
             if stored is not None:
                 self._refuse_replaced(tables, stored)
-            known = stored.tables if stored is not None else {}
-            pgslot.ensure_publication(connection, self._publication, tables, known=known.keys())
+            publication = pgslot.ensure_publication(connection, self._publication, tables, stored=stored)
+            known = {name: _known(connection, table, publication, stored) for name, table in tables.items()}
         log = connect(self._options.dsn, application_name=self._slot, replication=True)
         try:
-            return self._start(log, stored, tables, chunks, raise_epoch=raise_epoch, fetch=fetch)
+            captured = self._captured(tables, known, publication, chunks)
+            return self._start(log, stored, captured, chunks, raise_epoch=raise_epoch, fetch=fetch)
         except BaseException:
             log.close()
             raise
@@ -94,7 +99,7 @@ class Opening:
         self,
         log: psycopg.Connection[Any],
         stored: Position | None,
-        tables: Mapping[str, Table],
+        captured: CapturedTables,
         chunks: Chunks,
         *,
         raise_epoch: bool,
@@ -110,8 +115,9 @@ class Opening:
             stream.start(pgslot.start_command(self._slot, self._publication, position.lsn_number))
         except psycopg.Error as error:
             raise classify(error, self._what) from error
-        captured = self._captured(tables, position, chunks)
-        position = msgspec.structs.replace(position, tables=captured.remembered())
+        position = msgspec.structs.replace(
+            position, tables=captured.remembered(), publication=captured.publication.version
+        )
         assembler = EventAssembler(self._name, log.info.dbname, position.epoch, chunks)
         assembler.tables = {oid: table.events for oid, table in captured.by_oid.items()}
         log_reader = Log(
@@ -184,20 +190,33 @@ class Opening:
             )
         return slot.confirmed
 
-    def _captured(self, tables: Mapping[str, Table], position: Position, chunks: Chunks) -> CapturedTables:
+    def _captured(
+        self, tables: Mapping[str, Table], known: Mapping[str, Captured], publication: Publication, chunks: Chunks
+    ) -> CapturedTables:
         types = pgcatalog.TypeNames()
 
         def type_name(oid: int, modifier: int) -> str:
             with self._queries.use() as connection:
                 return types.name(connection, oid, modifier)
 
-        known = position.tables
         return CapturedTables(
-            [
-                CapturedTable(table, self._options.excluded(name), known.get(name, Captured(0)).columns)
-                for name, table in tables.items()
-            ],
+            [CapturedTable(table, self._options.excluded(name), known[name]) for name, table in tables.items()],
+            publication,
             type_name,
             chunks.discard,
             self._recover,
         )
+
+
+def _known(connection: Connection, table: Table, publication: Publication, stored: Position | None) -> Captured:
+    """What the stored position has of a table; for one that it does not have, what the catalogs have now."""
+    before = stored.tables.get(table.full_name) if stored is not None else None
+    entry = publication.tables[table.full_name]
+    columns = before.columns if before is not None else ""
+    return Captured(
+        int(table.identity),
+        columns or fingerprint(logged_columns(connection, table, generated=publication.generated)),
+        before.partitions if before is not None else entry.partitions,
+        entry.entry,
+        before.changed if before is not None else NOT_CAPTURED if stored is not None else "",
+    )

@@ -16,17 +16,25 @@ POSITION_UNPROVEN: Final = "position_unproven"
 
 
 class Captured(Struct, frozen=True):
-    """A captured table as the position remembers it: its OID, and a fingerprint of its columns (empty: not seen)."""
+    """A captured table as the position remembers it.
+
+    Its OID, fingerprints of its columns in the log and of its partitions, its entry in the publication, and why its
+    rows are to be loaded again although the log goes on. Empty: not known, has none, nothing is the matter.
+    """
 
     oid: int
     columns: str = ""
+    partitions: str = ""
+    published: str = ""
+    changed: str = ""
 
 
 class Position(Struct, frozen=True):
     """The last wholly published transaction, and whose log it is in.
 
     `lsn` is the transaction's commit LSN, `committed_at` in microseconds. `xid` 0 means that nothing was published
-    yet: reading starts where the slot stands, which must then be exactly `lsn`.
+    yet: reading starts where the slot stands, which must then be exactly `lsn`. `tables` are those captured up to it,
+    through the publication whose version is `publication`.
     """
 
     system: str
@@ -36,6 +44,7 @@ class Position(Struct, frozen=True):
     committed_at: int
     epoch: int
     tables: dict[str, Captured]
+    publication: str = ""
 
     @property
     def lsn_number(self) -> int:

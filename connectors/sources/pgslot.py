@@ -7,7 +7,7 @@ import logging
 import re
 import select
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import psycopg
@@ -15,7 +15,7 @@ from msgspec import Struct
 from psycopg import pq
 
 from connectors.postgresql import classify, literal, quote, quote_table
-from connectors.sources.pgposition import Server, Slot, format_lsn, parse_lsn
+from connectors.sources.pgposition import Position, Server, Slot, format_lsn, parse_lsn
 from sync_hub.errors import Fatal, Unavailable
 from sync_hub.model import Table
 
@@ -33,13 +33,15 @@ from pg_catalog.pg_replication_slots where slot_name = %s
 _PUBLICATION = """
 select p.puballtables, p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate, p.pubviaroot,
        pg_catalog.pg_get_userbyid(p.pubowner), pg_catalog.pg_has_role(p.pubowner, 'USAGE'),
-       coalesce(to_jsonb(p) ->> 'pubgencols', '')
+       coalesce(to_jsonb(p) ->> 'pubgencols', ''), p.oid || '/' || p.xmin::text
 from pg_catalog.pg_publication p where p.pubname = %s
 """
 _PUBLISHED = """
 select n.nspname || '.' || c.relname, c.oid, to_jsonb(r) ->> 'prqual' is not null,
        to_jsonb(r) ->> 'prattrs' is not null,
-       (select count(*) from pg_catalog.pg_partition_tree(c.oid) where relid <> c.oid)
+       (select coalesce(pg_catalog.md5(string_agg(relid::oid::text, ',' order by relid::oid)), '')
+        from pg_catalog.pg_partition_tree(c.oid) where relid <> c.oid),
+       coalesce(r.oid || '/' || r.xmin::text, '')
 from pg_catalog.pg_publication_tables t
 join pg_catalog.pg_namespace n on n.nspname = t.schemaname
 join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = t.tablename
@@ -61,23 +63,33 @@ order by 1 limit 3
 
 
 class PublishedTable(Struct, frozen=True):
-    """A table in the publication, as its catalog shows it now."""
+    """A table in the publication, as its catalog shows it now.
+
+    `partitions` is a fingerprint of them, empty where there are none. `entry` changes when the table is taken out and
+    added again, also with other rows or columns; empty: it has none of its own.
+    """
 
     oid: int
     filtered: bool
     column_list: bool
-    partitions: int
+    partitions: str
+    entry: str
 
 
 class Publication(Struct, frozen=True):
-    """A publication; `tables` by full name. `usable`: the role may alter it; `generated`: it carries such columns."""
+    """A publication; `tables` by full name. `usable`: the role may alter it; `generated`: it carries such columns.
 
+    `version` changes whenever its options do, also when they were changed and changed back.
+    """
+
+    name: str
     all_tables: bool
     all_operations: bool
     via_root: bool
     owner: str
     usable: bool
     generated: bool
+    version: str
     tables: dict[str, PublishedTable]
 
 
@@ -103,15 +115,9 @@ def find_publication(connection: Connection, name: str) -> Publication | None:
     row = connection.execute(_PUBLICATION, (name,)).fetchone()
     if row is None:
         return None
-    all_tables, operations, via_root, owner, usable, generated = row
-    tables = published_tables(connection, name)
-    return Publication(all_tables, operations, via_root, owner, usable, generated == "s", tables)
-
-
-def published_tables(connection: Connection, publication: str) -> dict[str, PublishedTable]:
-    """What the publication holds now, by full name."""
-    rows = connection.execute(_PUBLISHED, (publication,)).fetchall()
-    return {name: PublishedTable(oid, filtered, listed, count) for name, oid, filtered, listed, count in rows}
+    all_tables, operations, via_root, owner, usable, generated, version = row
+    tables = {entry[0]: PublishedTable(*entry[1:]) for entry in connection.execute(_PUBLISHED, (name,)).fetchall()}
+    return Publication(name, all_tables, operations, via_root, owner, usable, generated == "s", version, tables)
 
 
 def create_publication_sql(name: str, tables: Iterable[Table], server_version: int) -> str:
@@ -124,21 +130,17 @@ def create_publication_sql(name: str, tables: Iterable[Table], server_version: i
 
 
 def ensure_publication(
-    connection: Connection, name: str, tables: Mapping[str, Table], *, known: Collection[str] = ()
+    connection: Connection, name: str, tables: Mapping[str, Table], *, stored: Position | None = None
 ) -> Publication:
     """Create the publication, or make it hold these tables; what the role may not do is `Fatal` with the statement.
 
-    `known` tables were captured before: a publication that no longer holds all of them has left out changes, which
-    cannot be mended silently.
+    A publication that is not as it was at the `stored` position may have left out changes, which cannot be mended
+    silently.
     """
     found = find_publication(connection, name)
-    reason = _gap(found, [table for table in known if table in tables])
-    if reason:
-        raise Fatal(
-            "publication_changed",
-            f"the publication {name} was changed by hand: {reason}; changes since then are not in the log",
-            hint="mend the publication, then load the source's pipelines again",
-        )
+    if stored is not None:
+        known = {table: entry.published for table, entry in stored.tables.items() if table in tables}
+        refuse_changed(name, found, known, stored.publication)
     statements = (
         [create_publication_sql(name, tables.values(), connection.info.server_version)]
         if found is None
@@ -160,15 +162,33 @@ def ensure_publication(
     return now
 
 
-def _gap(found: Publication | None, known: Sequence[str]) -> str:
-    if not known:
-        return ""
+def refuse_changed(name: str, found: Publication | None, known: Mapping[str, str], version: str) -> None:
+    """Raise `Fatal` when the publication is not as it was; `known` tables with their entries (empty: any will do)."""
+    reason = _difference(found, known, version) if known else ""
+    if reason:
+        raise Fatal(
+            "publication_changed",
+            f"the publication {name} was changed by hand: {reason}; changes since then may not be in the log",
+            hint="mend the publication, then load the source's pipelines again",
+        )
+
+
+def _difference(found: Publication | None, known: Mapping[str, str], version: str) -> str:
     if found is None:
         return "it is gone"
     missing = [] if found.all_tables else [table for table in known if table not in found.tables]
     if missing:
         return f"it no longer holds {', '.join(missing)}"
-    return "" if found.all_operations else "it no longer publishes every operation"
+    if not found.all_operations:
+        return "it no longer publishes every operation"
+    if version not in ("", found.version):
+        return "its options or its owner were changed, or it was created again"
+    for table, entry in known.items():
+        now = found.tables.get(table)
+        if now is not None and entry not in ("", now.entry):
+            part = "with a row filter" if now.filtered else "with a column list" if now.column_list else "again"
+            return f"{table} was taken out and added {part}"
+    return ""
 
 
 def _alterations(name: str, found: Publication, tables: Mapping[str, Table]) -> list[str]:

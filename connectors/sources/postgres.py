@@ -51,6 +51,7 @@ class PostgresSource:
         self._nonce = uuid.uuid4().hex[:12]
         self._marks = 0
         self._fence: int | None = None
+        self._readers: dict[str, TableReader] = {}
         self._log: Log | None = None
         self._opening: Opening | None = None
 
@@ -124,12 +125,12 @@ class PostgresSource:
         self._queries.look()
 
     def heartbeat(self) -> None:
-        """Write a heartbeat; make sure that the publication still holds the captured tables themselves."""
+        """Write a heartbeat; make sure that the publication still is what it was, and holds the captured tables."""
         self._queries.heartbeat(self._slot)
         if self._log is not None:
             with self._queries.use() as connection:
-                published = pgslot.published_tables(connection, self._publication)
-            self._captured().compare(published)
+                publication = pgslot.find_publication(connection, self._publication)
+            self._captured().compare(publication)
 
     def track(self, active: bool) -> None:
         """Remember recent transactions, or stop."""
@@ -214,6 +215,18 @@ class PostgresSource:
         finally:
             connection.close()
 
+    def read_page(
+        self, table: str, after: tuple[Any, ...] | None, rows: int, *, share: float = 1.0
+    ) -> tuple[list[dict[str, Any]], tuple[Any, ...] | None]:
+        """The next rows by key: see `Source.read_page`."""
+        reader = self._readers.get(table)
+        if reader is None:
+            reader = self._readers[table] = self._reader(table)
+        where = f"pg_catalog.random() < {share:.9f}" if share < 1 else ""
+        with self._queries.use() as connection:
+            page = reader.chunk(connection, after, rows, where, size_bytes=CHUNK_BYTES)
+        return page.rows, tuple(page.last_key) if page.cut or len(page.rows) == rows else None
+
     def status(self) -> dict[str, Any]:
         """Figures for health: position, retained log, slot; and what asks for verification.
 
@@ -228,6 +241,10 @@ class PostgresSource:
             figures["relation_changed"] = dict(self._captured().changed)
         return figures
 
+    def take_changed(self) -> dict[str, str]:
+        """Tables whose rows must be loaded again, told once: see `Source.take_changed`."""
+        return self._captured().take_changed()
+
     def drop(self) -> None:
         """Drop slot and publication: this source is no longer captured, or starts again from nothing."""
         self.close()
@@ -238,6 +255,7 @@ class PostgresSource:
         """Let go of both connections; slot and publication stay. Safe to call twice."""
         self._close_log()
         self._queries.close()
+        self._readers.clear()
 
     def _close_log(self) -> None:
         self._chunks.discard_all()
