@@ -6,7 +6,6 @@ workers do the rest, now or when they run next.
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -38,6 +37,7 @@ from sync_hub.settings import Settings
 from sync_hub.state import Pipeline, State
 
 SAMPLE_ROWS = 200
+"""How many rows are mapped both ways: the first by key, which no table takes long to give."""
 REASON = "its mapping was changed"
 """Why a pipeline is in doubt until it was loaded again and verified."""
 
@@ -208,12 +208,12 @@ class Planner:
         missing = tuple(column for column in mapping.target_columns() if column.name not in there)
         adds = missing if spec.create and target and change.kind == "changed" else ()
         after = msgspec.structs.replace(target, columns=(*target.columns, *adds)) if target else None
-        rows = list(itertools.islice(self._source(spec.source).read_rows(table.full_name), SAMPLE_ROWS))
+        rows, more = self._source(spec.source).read_page(table.full_name, None, SAMPLE_ROWS)
         return msgspec.structs.replace(
             change,
             creates=target is None and spec.create,
             columns=adds,
-            rows=len(rows) if len(rows) < SAMPLE_ROWS else max(table.rows_estimated, len(rows)),
+            rows=len(rows) if more is None else max(table.rows_estimated, len(rows)),
             sample=compare_rows(old, mapping, rows),
             findings=(*change.findings, *check_mapping(mapping, table, after)),
         )
