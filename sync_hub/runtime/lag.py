@@ -9,6 +9,10 @@ comes after the heartbeat, so `source_time - stored_at` is never more than the s
 the recent differences is taken when it is positive. A negative difference is ambiguous (a source's clock that is
 behind, or a capture that is late), so it counts as lateness: too much lag may be shown, never too little. Only a
 measured `clock_offset_seconds` (source minus hub) takes that doubt away.
+
+What a pipeline has applied is known as of its worker's last beat, `told_at`. A proof therefore has the age that it had
+then: else a pipeline that applies everything at once would seem late whenever its worker has not beaten for a moment.
+That is worth `TOLD_SECONDS` at most: a worker that beats no more does not stay proven.
 """
 
 from __future__ import annotations
@@ -22,6 +26,9 @@ from sync_hub.state import Progress
 PROVEN_INTERVALS = 2
 """Heartbeat intervals for which a proof counts as fresh, and after which a missing heartbeat makes lag unknown."""
 
+TOLD_SECONDS = 2.5
+"""How long what a worker told holds: one interval of its beats, and the time to write one."""
+
 CLOCK_RECORDS = 30
 """How many of the newest progress records tell the clocks' difference."""
 
@@ -31,8 +38,9 @@ class Lag(Struct, frozen=True):
 
     `seconds`: from commit at the source to commit in the target, for what is not yet applied; 0 only when proven.
     `capture_seconds`: what of it is between source and topic; `deliver_seconds`: between topic and target.
-    `events`: records in the topic, as of the last heartbeat, that are not applied. `proven_time`: everything committed
-    before it, by the source's clock in seconds since 1970, is applied. `caught_up_in_seconds`: at the present rates.
+    `events`: records in the topic, as of the last heartbeat before the worker told, that are not applied.
+    `proven_time`: everything committed before it, by the source's clock in seconds since 1970, is applied.
+    `caught_up_in_seconds`: at the present rates.
     """
 
     seconds: float | None = None
@@ -51,11 +59,20 @@ class Rates(Struct, frozen=True):
 
 
 class Clock(Struct, frozen=True):
-    """`now` by the hub, `heartbeat_seconds` of the source, and how far its clock is ahead when that was measured."""
+    """`now` by the hub, `heartbeat_seconds` of the source, and how far its clock is ahead when that was measured.
+
+    `told_at`: when the workers last told what they have applied; None when that is now.
+    """
 
     now: float
     heartbeat_seconds: float
     offset_seconds: float | None = None
+    told_at: float | None = None
+
+    @property
+    def told_ago_seconds(self) -> float:
+        """How old the workers' words are, as far as they may be."""
+        return 0.0 if self.told_at is None else min(max(0.0, self.now - self.told_at), TOLD_SECONDS)
 
     def at_source(self, progress: Sequence[Progress]) -> float:
         """The source's time now; at most its measured one, else the latest that the progress allows."""
@@ -92,7 +109,9 @@ def measure(
     """
     if not progress or topic not in progress[0].offsets:
         return Lag()
-    events = _behind(progress[0].offsets[topic], applied)
+    told_at = clock.now - clock.told_ago_seconds
+    then = next((entry for entry in progress if entry.stored_at <= told_at and topic in entry.offsets), progress[0])
+    events = _behind(then.offsets[topic], applied)
     proven = next((entry for entry in progress if passed(entry, topic, applied)), None)
     if proven and (loading or (loaded_at is not None and proven.stored_at < loaded_at)):
         proven = None
@@ -101,7 +120,7 @@ def measure(
     if capture_seconds is None or proven_time is None:
         return Lag(capture_seconds=capture_seconds, events=events, proven_time=proven_time)
     seconds = clock.at_source(progress) - proven_time
-    if seconds < PROVEN_INTERVALS * clock.heartbeat_seconds:
+    if seconds - clock.told_ago_seconds < PROVEN_INTERVALS * clock.heartbeat_seconds:
         return Lag(0.0, 0.0, 0.0, events, proven_time, 0.0)
     return Lag(
         seconds,

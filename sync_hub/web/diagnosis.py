@@ -13,7 +13,7 @@ STUCK_SECONDS = 60.0
 """How old a worker's last turn of its loop may be while it still beats."""
 
 NEW_SECONDS = 15.0
-"""How long a pipeline that was just applied may go unreported before that is failing."""
+"""How long a pipeline that was just applied may go unreported before that is failing, and one that begins may wait."""
 
 SLOT_SHARE_DEGRADED, SLOT_SHARE_FAILING = 0.5, 0.8
 """Shares of the source's own limit for retained log."""
@@ -30,7 +30,9 @@ def find(settings: Settings, facts: Facts, health: Document) -> list[Problem]:
         problem.affects = problem.affects or affected(problem.subject, health)
     explained = {name for problem in found if problem.stops for name in problem.affects}
     for name, pipeline in health["pipelines"].items():
-        found += _pipeline(name, pipeline, settings.limits, facts, explained=name in explained)
+        explains = name in explained
+        waits = [] if explains else list(_waiting(name, pipeline, health["sources"], settings.limits, facts))
+        found += waits or _pipeline(name, pipeline, settings.limits, facts, explained=explains)
     if not health["pipelines"]:
         hint, command = "write mappings and start the hub", "sync-hub mapping list"
         found.append(
@@ -234,6 +236,34 @@ def _pipeline(name: str, pipeline: Document, limits: Limits, facts: Facts, *, ex
         own.message = said(name, error, f"{pipeline['target']} does not take its rows")
         yield own
     yield from _behind(name, pipeline, limits, facts, explained=explained or bool(own.code))
+
+
+def _waiting(name: str, pipeline: Document, sources: Document, limits: Limits, facts: Facts) -> Iterator[Problem]:
+    """A pipeline that has not begun, while nobody does anything about it: neither its table nor another is loaded."""
+    source, table = pipeline["source"], pipeline["table"]
+    unknown = pipeline["waiting_for"] == "source"
+    begins = pipeline["state"] == "snapshotting" and (unknown or pipeline["phase"] in ("new", "starting", "ready"))
+    capture = sources.get(source, {})
+    if not begins or pipeline["error"] or capture.get("snapshot") or capture.get("waiting"):
+        return
+    since = seconds(pipeline["since"]) or facts.now
+    done_at = [one.loaded_at for one in facts.pipelines if one.source == source and one.loaded_at]
+    if facts.now - max([since, *done_at]) < NEW_SECONDS:
+        return
+    yield Problem(
+        "pipeline_waiting",
+        FAILING if facts.now - since >= limits.lag.fail else DEGRADED,
+        f"pipeline:{name}",
+        f"{name} waits for {source} to tell about {table}, which it has not done"
+        if unknown
+        else f"{name} has not begun: nobody loads the existing rows of {table}",
+        f"is {table} among the tables of {source}? Those are read when its capture starts"
+        if unknown
+        else f"look into the log of capture:{source}",
+        "sync-hub check" if unknown else f"sync-hub status {source}",
+        since,
+        (name,),
+    )
 
 
 def _behind(name: str, pipeline: Document, limits: Limits, facts: Facts, *, explained: bool) -> Iterator[Problem]:

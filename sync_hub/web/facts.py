@@ -56,6 +56,10 @@ class Facts(Struct, frozen=True):
                     merged[int(partition)] = max(merged.get(int(partition), 0), offset)
         return merged
 
+    def told_at(self, pipeline: str) -> float | None:
+        """When the workers that can be believed told what they have applied: the one whose words are oldest."""
+        return min((worker.beat_at for worker, _ in self.reports(pipeline) if not self.silent(worker)), default=None)
+
     def topic(self, pipeline: Pipeline) -> str:
         """The topic that a pipeline reads."""
         return topic_name(pipeline.source, pipeline.table)

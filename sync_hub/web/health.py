@@ -117,10 +117,10 @@ def _live(worker: Worker | None, facts: Facts) -> bool:
     return worker is not None and worker_state(worker, facts) in ("running", "starting", "backing_off")
 
 
-def _clock(capture_detail: Document, facts: Facts) -> Clock:
+def _clock(capture_detail: Document, facts: Facts, told_at: float | None = None) -> Clock:
     offset = (capture_detail.get("status") or {}).get("clock_offset_seconds")
     heartbeat_seconds = number(capture_detail.get("heartbeat_seconds"), HEARTBEAT_SECONDS)
-    return Clock(facts.now, heartbeat_seconds, None if offset is None else number(offset))
+    return Clock(facts.now, heartbeat_seconds, None if offset is None else number(offset), told_at)
 
 
 def _pipeline(pipeline: Pipeline, facts: Facts, mapping: MappingStatus) -> Document:
@@ -167,7 +167,7 @@ def _lag(pipeline: Pipeline, facts: Facts, rates: Rates) -> Lag:
         facts.progress.get(pipeline.source, []),
         facts.topic(pipeline),
         facts.applied(pipeline.name),
-        _clock(capture.detail if capture else {}, facts),
+        _clock(capture.detail if capture else {}, facts, facts.told_at(pipeline.name)),
         rates=rates,
         loading=pipeline.phase != _LOADED,
         loaded_at=pipeline.loaded_at,

@@ -39,6 +39,7 @@ CODES = {
     "slot_lost": "The source has dropped log that the hub had not read.",
     "paused": "Somebody paused a source, target or pipeline.",
     "pipeline_missing": "No worker reports this pipeline.",
+    "pipeline_waiting": "A pipeline has not begun, and nobody does anything about it.",
     "pipeline_failed": "A pipeline stopped because a person is needed.",
     "pipeline_stopped": "A pipeline does not run.",
     "pipeline_retrying": "A pipeline's target does not take its rows now; it tries again.",

@@ -33,6 +33,26 @@ def codes(document: dict[str, Any]) -> dict[str, str]:
     return {f"{problem['code']} {problem['subject']}": problem["severity"] for problem in document["problems"]}
 
 
+@pytest.mark.parametrize("phase", ["new", "starting", "ready"])
+def test_a_pipeline_that_never_begins_is_a_problem_unless_something_is_loading(tmp_path: Path, phase: str) -> None:
+    hub = HubState(tmp_path)
+    hub.pipeline(phase=phase)
+    hub.well()
+
+    def found(since: float, **capture: Any) -> dict[str, str]:
+        hub.capture(**capture)
+        hub.deliver(pipelines={PIPELINE: {"state": "snapshotting", "since": NOW - since}})
+        return codes(health(hub))
+
+    assert found(14) == {}
+    assert found(16) == {f"pipeline_waiting pipeline:{PIPELINE}": "degraded"}
+    assert found(400, snapshot={"table": "public.other", "rows_done": 1, "rows_estimated": 2}) == {}
+    assert found(400, waiting="transaction 7 of app") == {"source_waiting source:erp": "degraded"}
+    hub.pipeline("other", phase="loaded")
+    hub.execute("update sync_hub_pipelines set loaded_at = :at where name = 'other'", at=NOW - 3)
+    assert f"pipeline_waiting pipeline:{PIPELINE}" not in found(400), "the one before has just been loaded"
+
+
 def test_all_is_well_only_with_beats_and_proof(hub: HubState) -> None:
     hub.well()
     document = health(hub)
@@ -233,6 +253,10 @@ CASES: list[tuple[str, str, Callable[[HubState], object]]] = [
     ("paused target:crm", "degraded", lambda hub: hub.state.pause("target:crm")),
     (f"paused pipeline:{PIPELINE}", "degraded", lambda hub: hub.state.pause(f"pipeline:{PIPELINE}")),
     (f"pipeline_missing pipeline:{PIPELINE}", "failing", lambda hub: hub.deliver()),
+    (f"pipeline_waiting pipeline:{PIPELINE}", "degraded", lambda hub: hub.deliver(
+        pipelines={PIPELINE: {"state": "snapshotting", "waiting_for": "source", "since": NOW - 16}})),
+    (f"pipeline_waiting pipeline:{PIPELINE}", "failing", lambda hub: hub.deliver(
+        pipelines={PIPELINE: {"state": "snapshotting", "waiting_for": "source", "since": NOW - 301}})),
     (f"pipeline_failed pipeline:{PIPELINE}", "failing", lambda hub: hub.deliver(
         pipelines={PIPELINE: {"state": "failed", "error": ERROR}})),
     (f"pipeline_stopped pipeline:{PIPELINE}", "failing", lambda hub: hub.deliver(

@@ -46,6 +46,29 @@ def test_zero_ends_exactly_at_two_heartbeat_intervals() -> None:
     assert lag([newest, progress(4.0, [5])], {0: 5}).seconds == 4
 
 
+def told(entries: list[Progress], applied: dict[int, int], ago: float) -> Lag:
+    return measure(entries, TOPIC, applied, Clock(NOW, EVERY, told_at=NOW - ago))
+
+
+def test_a_proof_has_the_age_that_it_had_when_the_worker_told() -> None:
+    """Between two beats new events are applied, and nobody knows it yet: that is not lag."""
+    entries = [progress(0.5, [80]), progress(2.5, [60]), progress(4.5, [50])]
+    found = told(entries, {0: 50}, ago=2.0)
+    assert (found.seconds, found.events) == (0, 10)
+    assert told([progress(0.5, [80]), progress(2.1, [50])], {0: 50}, ago=2.0).events == 0
+
+
+def test_a_worker_that_tells_no_more_does_not_stay_proven() -> None:
+    entries = [progress(0.5, [80]), progress(6.6, [50])]
+    assert told(entries, {0: 50}, ago=2.0).seconds == pytest.approx(6.6)
+    assert told(entries, {0: 50}, ago=6.0).seconds == pytest.approx(6.6)
+
+
+def test_a_worker_that_tells_and_applies_nothing_is_behind() -> None:
+    entries = [progress(age, [80 - int(age)]) for age in (0.0, 2.0, 4.0, 6.0)]
+    assert told(entries, {0: 75}, ago=0.0).seconds == 6
+
+
 def test_a_late_capture_is_lag_though_everything_in_the_topic_is_applied() -> None:
     found = lag([progress(0, [5], transit=60), progress(2, [5], transit=60)], {0: 5})
     assert found.seconds == 60
