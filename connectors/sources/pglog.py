@@ -76,7 +76,7 @@ class Log:
         self._decoder = Decoder(tables.prepare)
         self.position = position
         self.timeline_changed = False
-        self._expected: Position | None = position if position.xid else None
+        self._proven = False
         self._skipping = False
         self._moved = False
         self._bytes = 0
@@ -129,8 +129,8 @@ class Log:
     def _boundary(self, message: LogMessage) -> bool:
         """Begin or end a transaction; True at the end of one."""
         if isinstance(message, Begin):
-            if self._expected is not None:
-                self._prove(message, self._expected)
+            if not self._proven:
+                self._prove(message, self.position)
             if not self._moved:
                 self._batch_until = time.monotonic() + BATCH_SECONDS
             self._assembler.begin(message)
@@ -140,6 +140,10 @@ class Log:
         return False
 
     def _prove(self, message: Begin, expected: Position) -> None:
+        self._proven = True
+        if expected.xid == 0:
+            self._refuse_used(message, expected)
+            return
         found = (message.lsn, message.xid, message.committed_at)
         if found != (expected.lsn_number, expected.xid, expected.committed_at):
             raise Fatal(
@@ -149,8 +153,18 @@ class Log:
                 hint="changes between may be lost: recovery makes a new slot and loads all its pipelines again",
                 command=self._command,
             )
-        self._expected = None
         self._skipping = True
+
+    def _refuse_used(self, message: Begin, unused: Position) -> None:
+        """A slot that nobody has read begins between transactions; a hub acknowledges one, which comes again."""
+        if message.lsn == unused.lsn_number:
+            raise Fatal(
+                "slot_without_state",
+                f"a hub has read the replication slot up to {unused.lsn}, and this one does not know what it published",
+                hint="another hub of this name reads it, or this hub's state was lost: give this hub another name, or "
+                "recover",
+                command=self._command,
+            )
 
     def _commit(self, message: Commit) -> None:
         begun = self._assembler.transaction

@@ -152,6 +152,8 @@ def make_again(db: Database) -> None:
 
 def advance(db: Database) -> None:
     db.execute("insert into t values (1000)")
+    while db.execute("select active from pg_replication_slots where slot_name = %s", (SLOT,)).fetchall() == [(True,)]:
+        db.execute("select pg_sleep(0.01)")
     db.execute("select pg_replication_slot_advance(%s, pg_current_wal_flush_lsn())", (SLOT,))
 
 
@@ -484,3 +486,36 @@ def test_silent_client_would_be_cut_off(source_dsn: str, db: Database, capture: 
     ):
         db.execute("select pg_sleep(0.1)")
     assert isinstance(read_until_error(log), Unavailable)
+
+
+@pytest.mark.usefixtures("table")
+def test_slot_that_a_hub_has_read_is_not_taken_over_without_its_position(
+    any_dsn: str, any_db: Database, capture: Capture
+) -> None:
+    log = capture(any_dsn, "t")
+    any_db.execute("insert into t values (1)")
+    log.settle()
+    position = log.acknowledge()
+    log.until(lambda: confirmed(any_db) == json.loads(position)["lsn"])
+    log.source.close()
+    any_db.execute("insert into t values (2)")
+    other = capture(any_dsn, "t")
+    for _ in range(2):  # also once a position of the refused start was stored
+        assert read_until_error(other).code == "slot_without_state"
+        assert (other.events, [batch for batch in other.batches if batch.position]) == ([], [])
+        other.source.open(other.position)
+    other.source.close()
+    log.source.open(position)
+    assert [event.key for event in log.settle()] == [{"id": 2}]
+
+
+@pytest.mark.usefixtures("table")
+def test_slot_whose_hub_never_stored_anything_is_taken_over_without_loss(
+    any_dsn: str, any_db: Database, capture: Capture
+) -> None:
+    log = capture(any_dsn, "t")
+    any_db.execute("insert into t values (1)")
+    log.settle()
+    log.source.close()  # a crash before the first position was stored
+    any_db.execute("insert into t values (2)")
+    assert [event.key for event in capture(any_dsn, "t").settle()] == [{"id": 1}, {"id": 2}]
