@@ -102,6 +102,25 @@ class Source(Protocol):
         """Rows as they are now, as wire values, in key order, streamed; all of them, or those with these keys."""
         ...
 
+    def read_page(
+        self, table: str, after: tuple[Any, ...] | None, rows: int, *, share: float = 1.0
+    ) -> tuple[list[dict[str, Any]], tuple[Any, ...] | None]:
+        """The next `rows` rows by key after `after` as they are now, and where the next page begins (None: no more).
+
+        May return fewer rows. `share` below 1 leaves only about this share of the rows, chosen at random. One short
+        statement on a connection of its own that stays open until `close`.
+        """
+        ...
+
+    def take_changed(self) -> dict[str, str]:
+        """Tables whose rows must be loaded again although the log goes on, with the reason; each is told once.
+
+        Columns or partitions changed, or the table was not captured up to the position given to `open`. Until this is
+        called they are part of every position, so nothing is forgotten by a crash: call it, have the pipelines of these
+        tables loaded again in the same turn, and only then store a position that was read later.
+        """
+        ...
+
     def status(self) -> dict[str, Any]:
         """Figures for health: `position`, `retained_log_bytes`, `retained_log_limit_bytes`, `slot_status`."""
         ...
@@ -271,9 +290,25 @@ class Sink(Protocol):
         ...
 
     def read_rows(
-        self, table: str, columns: Sequence[str], keys: Sequence[Sequence[Any]] | None = None, key: Sequence[str] = ()
+        self,
+        table: str,
+        columns: Sequence[str],
+        keys: Sequence[Sequence[Any]] | None = None,
+        key: Sequence[str] = (),
+        *,
+        mapping: str = "",
     ) -> Iterator[tuple[Any, ...]]:
-        """Rows as wire values in the order of `columns`, streamed; all, or those whose `key` columns equal `keys`."""
+        """Rows as wire values in the order of `columns`, streamed; all, or those whose `key` columns equal `keys`.
+
+        With `mapping`, only rows that are there for this mapping, where several share the table.
+        """
+        ...
+
+    def as_stored(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+        """These wire values as they would be read back once written: rounded, padded or folded by the table's types.
+
+        Raises `Rejected` when one is no value of its column's type.
+        """
         ...
 
     def close(self) -> None:

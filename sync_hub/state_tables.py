@@ -83,6 +83,7 @@ probes = sa.Table(
     sa.Column("key", sa.Text, primary_key=True),
     sa.Column("outcome", sa.Text, nullable=False),
     sa.Column("columns", sa.Text, nullable=False),
+    sa.Column("seen", sa.Text, nullable=False),
 )
 workers = sa.Table(
     "sync_hub_workers",

@@ -18,7 +18,12 @@ FINISHED_KEPT: Final = 20
 """Finished verifications that are kept for each pipeline."""
 
 VerificationState = Literal["waiting", "running", "done", "failed", "cancelled"]
-Outcome = Literal["matched", "different", "missing", "extra", "touched", "parked"]
+Outcome = Literal["matched", "absent", "kept", "different", "missing", "extra", "touched", "parked"]
+"""`absent`: on neither side. `kept`: gone at the source, and the mapping keeps it. `touched`: it changed meanwhile."""
+
+
+WRONG: Final = frozenset({"different", "missing", "extra"})
+"""Outcomes that say that a view is not what its mapping makes of its source."""
 
 
 class VerificationOptions(Struct, frozen=True):
@@ -77,11 +82,12 @@ class Verification(Struct, frozen=True):
 
 
 class Probe(Struct, frozen=True):
-    """The answer to one probe: `key` is the event key, `columns` those that differed."""
+    """The answer to one probe: `key` is the event key, `columns` those that differed, `seen` a digest of both sides."""
 
     key: dict[str, Any]
     outcome: Outcome
     columns: tuple[str, ...] = ()
+    seen: str = ""
 
 
 class VerificationStore:
@@ -148,6 +154,7 @@ class VerificationStore:
                     "key": key_text(probe.key),
                     "outcome": probe.outcome,
                     "columns": json.dumps(probe.columns),
+                    "seen": probe.seen,
                 }
                 upsert(connection, stored.probes, ("verification", "key"), values)
 
@@ -156,7 +163,7 @@ class VerificationStore:
         query = sa.select(stored.probes).where(stored.probes.c.verification == run)
         with self._store.transaction(write=False) as connection:
             rows = connection.execute(query).all()
-        return [Probe(json.loads(row.key), row.outcome, tuple(json.loads(row.columns))) for row in rows]
+        return [Probe(json.loads(row.key), row.outcome, tuple(json.loads(row.columns)), row.seen) for row in rows]
 
 
 def key_text(key: Mapping[str, Any]) -> str:

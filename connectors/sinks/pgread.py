@@ -15,15 +15,18 @@ from sync_hub.errors import Fatal
 from sync_hub.model import Column, Table
 
 FETCH_ROWS: Final = 2000
+_ROUNDED: Final = ("numeric", "timestamp", "time", "interval")
 
 
-def everything(connection: psycopg.Connection[Any], table: Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """All rows, streamed in one snapshot; the connection is busy until the end."""
+def everything(
+    connection: psycopg.Connection[Any], table: Table, columns: Sequence[str], flag: str = ""
+) -> Iterator[tuple[Any, ...]]:
+    """All rows, or those whose presence flag is set, streamed in one snapshot; the connection is busy until the end."""
     described = _columns(table, columns)
     cursor = RawCursor(connection)
     cursor.execute(
         "begin isolation level repeatable read read only;"
-        f"declare sync_hub_read no scroll cursor for {_select(table, described)}"
+        f"declare sync_hub_read no scroll cursor for {_select(table, described)}{_present(table, flag, 'where')}"
     )
     while True:
         cursor.execute(f"fetch {FETCH_ROWS} from sync_hub_read")
@@ -34,7 +37,12 @@ def everything(connection: psycopg.Connection[Any], table: Table, columns: Seque
 
 
 def by_keys(
-    cursor: RawCursor[Any], table: Table, columns: Sequence[str], keys: Sequence[Sequence[Any]], key: Sequence[str]
+    cursor: RawCursor[Any],
+    table: Table,
+    columns: Sequence[str],
+    keys: Sequence[Sequence[Any]],
+    key: Sequence[str],
+    flag: str = "",
 ) -> list[tuple[Any, ...]]:
     """The rows whose key columns equal one of the keys, as the table compares; in no particular order."""
     if not keys:
@@ -46,8 +54,35 @@ def by_keys(
     arrays = ", ".join(f"${number}::text[]" for number in range(1, len(parts) + 1))
     names = ", ".join(f"k{number}" for number in range(len(parts)))
     equal = " and ".join(f"t.{quote(part.name)} = k.k{number}::{cast_type(part)}" for number, part in enumerate(parts))
-    cursor.execute(f"{_select(table, described)} join unnest({arrays}) as k ({names}) on {equal}", texts)
+    present = _present(table, flag, "where")
+    cursor.execute(f"{_select(table, described)} join unnest({arrays}) as k ({names}) on {equal}{present}", texts)
     return _rows(cursor, described)
+
+
+def as_stored(
+    cursor: RawCursor[Any], table: Table, columns: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> list[tuple[Any, ...]]:
+    """What these wire values would be once written and read back. Raises psycopg errors for what is no value."""
+    described = _columns(table, columns)
+    texts = [
+        [None if value is None else from_wire(column.type)(value) for value in values]
+        for column, values in zip(described, zip(*rows, strict=True), strict=True)
+    ]
+    arrays = ", ".join(f"${number}::text[]" for number in range(1, len(described) + 1))
+    names = ", ".join(f"c{number}" for number in range(len(described)))
+    cast = ", ".join(f"r.c{number}::{_stored_type(column)}" for number, column in enumerate(described))
+    cursor.execute(f"select {cast} from unnest({arrays}) with ordinality as r ({names}, n) order by r.n", texts)
+    return _rows(cursor, described)
+
+
+def _stored_type(column: Column) -> str:
+    """With the precision that a written value is rounded to; but not with a length, beyond which it is refused."""
+    return column.type if column.type.startswith(_ROUNDED) else cast_type(column)
+
+
+def _present(table: Table, flag: str, word: str) -> str:
+    """A condition on the presence flag, where the table has it: else it is not shared."""
+    return f" {word} t.{quote(flag)}" if any(column.name == flag for column in table.columns) else ""
 
 
 def _select(table: Table, columns: Sequence[Column]) -> str:

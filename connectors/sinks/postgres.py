@@ -141,21 +141,32 @@ class PostgresSink:
                 raise classify(again.error, self._where(again.step)) from again.error
 
     def read_rows(
-        self, table: str, columns: Sequence[str], keys: Sequence[Sequence[Any]] | None = None, key: Sequence[str] = ()
+        self,
+        table: str,
+        columns: Sequence[str],
+        keys: Sequence[Sequence[Any]] | None = None,
+        key: Sequence[str] = (),
+        *,
+        mapping: str = "",
     ) -> Iterator[tuple[Any, ...]]:
         """Rows as wire values. Reading all of them holds a connection and a snapshot of its own until the end."""
-        found = self._described(table)
+        found, flag = self._described(table), flag_column(mapping) if mapping else ""
         if keys is not None:
             with self._translated():
-                yield from pgread.by_keys(self._cursor(), found, columns, keys, key)
+                yield from pgread.by_keys(self._cursor(), found, columns, keys, key, flag)
             return
         connection = self._connect()
         try:
-            yield from pgread.everything(connection, found, columns)
+            yield from pgread.everything(connection, found, columns, flag)
         except psycopg.Error as error:
             raise classify(error, self._who) from error
         finally:
             connection.close()
+
+    def as_stored(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+        """The values as the table's types would keep them: see `Sink.as_stored`."""
+        with self._translated():
+            return pgread.as_stored(self._cursor(), self._described(table), columns, rows) if rows else []
 
     def close(self) -> None:
         """Close the connection. Safe to call twice."""

@@ -197,20 +197,28 @@ class SqliteSink:
                     ) from error
 
     def read_rows(
-        self, table: str, columns: Sequence[str], keys: Sequence[Sequence[Any]] | None = None, key: Sequence[str] = ()
+        self,
+        table: str,
+        columns: Sequence[str],
+        keys: Sequence[Sequence[Any]] | None = None,
+        key: Sequence[str] = (),
+        *,
+        mapping: str = "",
     ) -> Iterator[tuple[Any, ...]]:
         """Rows as wire values. Reading all of them holds a snapshot until the end, so that the file's log grows."""
         with translated(self._path):
             described = self._described(table)
         kinds = [_kind(described, name) for name in columns]
         names = ", ".join(map(quote, columns))
-        select = f"select {names} from {quote(described.table.name)}"
+        flag = flag_column(mapping) if mapping else ""
+        present = quote(flag) if any(column.name == flag for column in described.table.columns) else "true"
+        select = f"select {names} from {quote(described.table.name)} where {present}"
         if keys is not None:
             parts = [_kind(described, name) for name in key]
             where = " and ".join(f"{quote(name)} = ?" for name in key)
             stored = _rows(keys, parts) if keys else ()
             with read_transaction(self._connection(), self._path) as connection:
-                read = [connection.execute(f"{select} where {where}", values).fetchall() for values in stored]
+                read = [connection.execute(f"{select} and {where}", values).fetchall() for values in stored]
             found = list(chain.from_iterable(read))
             if found:
                 yield from _wire(found, kinds)
@@ -224,6 +232,10 @@ class SqliteSink:
                     yield from _wire(rows, kinds)
         finally:
             close(reader, lock)
+
+    def as_stored(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+        """The values themselves: SQLite rounds, pads and folds nothing."""
+        return [tuple(row) for row in rows]
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import uuid
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -65,14 +64,9 @@ class PostgresSource:
         """Full names of the tables to capture; patterns (`public.*`) resolved against the catalog."""
         names: list[str] = []
         with self._queries.use() as connection:
-            known: list[str] | None = None
             for entry in self._options.table_options():
-                if any(sign in entry for sign in "*?["):
-                    known = pgcatalog.list_tables(connection) if known is None else known
-                    names += fnmatch.filter(known, entry)
-                else:
-                    table = pgcatalog.describe(connection, entry)
-                    names.append(table.full_name if table else entry)
+                found = pgcatalog.matching(connection, entry)
+                names += found or ([] if pgcatalog.is_pattern(entry) else [entry])
         return list(dict.fromkeys(names))
 
     def describe(self, table: str) -> Table | None:

@@ -73,6 +73,28 @@ def decoded(records: Iterable[Record]) -> dict[TopicPartition, list[Decoded]]:
     return partitions
 
 
+def stages(partitions: Mapping[TopicPartition, Sequence[Decoded]]) -> list[dict[TopicPartition, list[Decoded]]]:
+    """Cut a poll where probes begin and end: every other stage, from the second, holds probes alone.
+
+    What comes before a probe in its partition is written before the target is looked at.
+    """
+    cut: list[dict[TopicPartition, list[Decoded]]] = [{}]
+    for place, records in partitions.items():
+        stage = 0
+        for record in records:
+            if is_probe(record) != bool(stage % 2):
+                stage += 1
+                if stage == len(cut):
+                    cut.append({})
+            cut[stage].setdefault(place, []).append(record)
+    return cut
+
+
+def is_probe(record: Decoded) -> bool:
+    """Whether a record is the question of a verification."""
+    return isinstance(record.event, ChangeEvent) and record.event.check != ""
+
+
 def select(pipeline: str, offsets: dict[int, Offset], partitions: Mapping[int, Sequence[Decoded]]) -> Work:
     """Choose what is new to this pipeline, up to the first barrier or unreadable record of each partition.
 

@@ -26,11 +26,13 @@ from sync_hub.runtime.batch import (
     decoded,
     halves,
     select,
+    stages,
     superseded,
     truncated,
 )
+from sync_hub.runtime.compare import Comparer, expectations, judge, repairs
 from sync_hub.runtime.control import Control, described
-from sync_hub.runtime.pipelines import Delivery, by_table
+from sync_hub.runtime.pipelines import Delivery, by_table, shown_phase
 from sync_hub.runtime.retry import Backoff
 from sync_hub.settings import Settings
 from sync_hub.state import Pipeline, State
@@ -191,7 +193,8 @@ class Deliver:
     def _kept(self, pipeline: Pipeline) -> Delivery:
         """A new session keeps figures and errors; an error is forgotten on request, or when the worker starts anew."""
         known = self._deliveries.get(pipeline.name)
-        if known is None or known.pipeline.bundle != pipeline.bundle:
+        again = pipeline.phase == "adopting" and known is not None and known.pipeline.phase != "adopting"
+        if known is None or again or known.pipeline.bundle != pipeline.bundle:
             return Delivery(pipeline)
         known.pipeline = pipeline
         return known
@@ -208,9 +211,19 @@ class Deliver:
     def _outline(self) -> object:
         """What a session rests on, now."""
         pipelines = self._state.pipelines()
-        self._phases = {pipeline.name: pipeline.phase for pipeline in pipelines}
+        self._phases = {pipeline.name: shown_phase(pipeline) for pipeline in pipelines}
         mine = [pipeline for pipeline in pipelines if pipeline.target == self._target]
+        if any(self._to_adopt(pipeline) for pipeline in mine):
+            return None  # like no other
         return _outline(mine, self._paused(), {source: self._state.tables(source) for source in self._waited_for()})
+
+    def _to_adopt(self, pipeline: Pipeline) -> bool:
+        """Whether it is to be loaded again and a new session can begin with that."""
+        one = self._deliveries.get(pipeline.name)
+        if pipeline.phase != "adopting" or one is None:
+            return False
+        begun = one.pipeline.phase == "adopting" and one.pipeline.bundle == pipeline.bundle
+        return not (self._is_paused(one) or (begun and (one.error is not None or one.waiting_for is not None)))
 
     def _paused(self) -> dict[str, bool]:
         return {name: self._is_paused(one) for name, one in self._deliveries.items()}
@@ -314,6 +327,44 @@ class Session:
             )
 
     def _apply(self, partitions: dict[TopicPartition, list[Decoded]]) -> None:
+        for number, stage in enumerate(stages(partitions)):
+            if number % 2:
+                self._answer_probes(stage)
+            else:
+                self._apply_events(stage)
+
+    def _answer_probes(self, partitions: dict[TopicPartition, list[Decoded]]) -> None:
+        """Compare instead of writing; with `repair` write what differs. Pipelines not asked only move their offsets."""
+        for one in self._active():
+            mine = {place.partition: records for place, records in partitions.items() if place.topic == one.topic}
+            work = select(one.name, one.offsets, mine) if mine else None
+            if work is not None:
+                self._answer(one, work)
+
+    def _answer(self, one: Delivery, work: Work) -> None:
+        """The target is read between two compare-and-sets of the same offsets, so nobody else has written meanwhile."""
+        events = [item.event for item in work.items]
+        expected = expectations(one.mapping, events)
+        keeps = one.mapping.spec.on_delete != "delete"
+        probes = judge(
+            Comparer(one.mapping, one.target, self._sink), [e.key or {} for e in events], expected, keeps=keeps
+        )
+        try:
+            self._write([(one, work, repairs(events, expected, probes))])
+        except Rejected:
+            if len(work.items) > 1:
+                for half in halves(work):
+                    self._answer(one, half)
+                return
+            self._write([(one, work, [])])
+        except Fatal as error:
+            self._fail(one, error)
+            return
+        for run in sorted({event.check for event in events}):
+            answers = [probe for event, probe in zip(events, probes, strict=True) if event.check == run]
+            self._state.verifications.answer(run, answers)
+
+    def _apply_events(self, partitions: dict[TopicPartition, list[Decoded]]) -> None:
         works = []
         for one in self._active():
             mine = {place.partition: records for place, records in partitions.items() if place.topic == one.topic}

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from sync_hub.envelope import topic_name
 from sync_hub.errors import ConfigError, Fatal, SyncHubError
@@ -16,7 +17,7 @@ from sync_hub.mapping.check import check_mapping
 from sync_hub.mapping.faults import SyntaxProblem
 from sync_hub.mapping.loader import Bundle, load_bundles
 from sync_hub.mapping.spec import MappingSpec, parse_spec
-from sync_hub.model import Finding, Offset, Table, TopicInfo
+from sync_hub.model import Finding, Offset, SinkBatch, Table, TopicInfo
 from sync_hub.ports import Broker, Sink
 from sync_hub.runtime.control import Rate
 from sync_hub.settings import Settings
@@ -25,8 +26,9 @@ from sync_hub.state import Pipeline, State
 _NAME = re.compile(r"^\s*[a-z_][a-z0-9_]*\s*$")
 
 
-BEGINNING = frozenset({"new", "starting"})
-"""Phases of a pipeline that has no rows in its target yet."""
+BEGINNING = frozenset({"new", "starting", "adopting"})
+"""Phases in which a missing target table is made: all its rows are about to be loaded."""
+LOADING = frozenset({"adopting", "ready", "loading"})
 
 
 def configured(settings: Settings) -> dict[str, tuple[Bundle, MappingSpec]]:
@@ -97,6 +99,14 @@ def differs(bundle: Bundle, pipeline: Pipeline) -> bool:
     return (bundle.document.strip(), bundle.lookups) != (stored.document.strip(), stored.lookups)
 
 
+RELOADING = "reloading"
+
+
+def shown_phase(pipeline: Pipeline) -> str:
+    """Its phase, as far as what it is doing depends on it: one that is loaded again has rows already."""
+    return RELOADING if pipeline.unproven and pipeline.phase in LOADING else pipeline.phase
+
+
 class Delivery:
     """One pipeline in one deliver worker: the compiled mapping, its offset rows, its figures and its error."""
 
@@ -106,6 +116,7 @@ class Delivery:
         self.topic = topic_name(pipeline.source, pipeline.table)
         self.info: TopicInfo
         self.mapping: CompiledMapping
+        self.target: Table
         self.shared = False
         self.offsets: dict[int, Offset] = {}
         self.error: SyncHubError | None = None
@@ -129,7 +140,9 @@ class Delivery:
             now = "paused"
         elif self.waiting_for:
             now = "retrying" if self.waiting_for in {"broker", "target"} else "snapshotting"
-        elif phase in {"new", "starting", "ready", "loading"}:
+        elif phase == RELOADING:
+            now = "reloading"
+        elif phase != "loaded":
             now = "snapshotting"
         else:
             now = "running" if self.caught_up else "catching_up"
@@ -151,6 +164,7 @@ class Delivery:
                 f"pipeline {self.name}: the table {spec.target_table} is gone from target {spec.target}, and its rows "
                 "with it",
                 hint="restore it, or load the pipeline again",
+                command=f"sync-hub snapshot {self.name} --reload",
             )
         if target is None and spec.create:
             schema, _, name = spec.target_table.rpartition(".")
@@ -158,6 +172,8 @@ class Delivery:
             sink.create(Table(schema, name, columns, key=self.mapping.key, unique=(self.mapping.key,)))
             target = sink.describe(spec.target_table)
         refuse(check_mapping(self.mapping, table, target))
+        if target is not None:
+            self.target = target
         self.shared = len(shared_by) > 1
         if self.shared:
             sink.share(spec.target_table, shared_by)
@@ -166,11 +182,14 @@ class Delivery:
         """Make sure of an offset row for every partition. A pipeline that is new starts at the topic's end."""
         phase = _phase(state, self.name)
         rows = sink.load_offsets([self.name])
+        if phase == "adopting":
+            rows = self._adopt(rows, sink, broker)
         if not rows and phase not in {"new", "starting"}:
             raise Fatal(
                 "offsets_lost",
                 f"target {self.pipeline.target} no longer knows how far pipeline {self.name} has come",
                 hint="it was restored from a backup, or sync_hub_offsets was emptied: load the pipeline again",
+                command=f"sync-hub snapshot {self.name} --reload",
             )
         if phase == "new" and rows and _phase(state, self.name) == "new":
             raise Fatal(
@@ -181,13 +200,37 @@ class Delivery:
             )
         if not rows:
             state.advance_phase([self.name], "starting", only_from=["new"])
-            ends = broker.end_offsets(self.topic)
-            partitions = range(self.info.partitions)
-            sink.start_offsets([self._offset(partition, ends[partition]) for partition in partitions])
+            sink.start_offsets(self._at_end(broker))
             rows = sink.load_offsets([self.name])
         self._prove(rows)
         self._prove_bounds(rows, broker)
-        state.advance_phase([self.name], "ready", only_from=["new", "starting"])
+        state.advance_phase([self.name], "ready", only_from=["new", "starting", "adopting"])
+        self.pipeline = replace(self.pipeline, phase="ready")
+
+    def _adopt(self, rows: Sequence[Offset], sink: Sink, broker: Broker) -> list[Offset]:
+        """Fit the offset rows to the mapping and the topic as they are now: all rows are about to be loaded again.
+
+        Reading goes on where it stood if that place is still in the same topic, else at its end.
+        """
+        starts, ends = broker.start_offsets(self.topic), {row.partition: row for row in self._at_end(broker)}
+        known = {row.partition: row for row in rows if row.topic == self.topic and row.partition in ends}
+        same = known.keys() == ends.keys() and all(
+            row.topic_id == self.info.id and starts[place] <= row.next_offset <= ends[place].next_offset
+            for place, row in known.items()
+        )
+        moved = [(row, replace(row, mapping_hash=self.mapping.hash) if same else ends[p]) for p, row in known.items()]
+        moved = [pair for pair in moved if pair[0] != pair[1]]
+        if moved:
+            sink.write(SinkBatch(moved, []))
+        sink.start_offsets([row for place, row in ends.items() if place not in known])
+        return sink.load_offsets([self.name])
+
+    def _at_end(self, broker: Broker) -> list[Offset]:
+        """Offset rows at the topic's end, in one moment for all partitions: a barrier is behind all of them or none."""
+        ends = broker.end_offsets(self.topic)
+        while (again := broker.end_offsets(self.topic)) != ends:
+            ends = again
+        return [self._offset(partition, ends[partition]) for partition in range(self.info.partitions)]
 
     def load(self, rows: Sequence[Offset], partitions: Sequence[int]) -> None:
         """Take the offset rows of the partitions that this worker reads."""
@@ -199,7 +242,11 @@ class Delivery:
         return Offset(self.name, self.topic, partition, self.info.id, next_offset, "", self.mapping.hash)
 
     def _prove(self, rows: Sequence[Offset]) -> None:
-        """The offsets must belong to this topic, all its partitions, and this mapping."""
+        """The offsets must belong to this topic, all its partitions, and this mapping.
+
+        Rows of partitions that only a former topic had are left over from before it was loaded again.
+        """
+        rows = [row for row in rows if row.partition < self.info.partitions or row.topic_id == self.info.id]
         if {row.topic_id for row in rows} - {self.info.id}:
             raise Fatal(
                 "topic_recreated",
@@ -219,7 +266,7 @@ class Delivery:
                 "mapping_differs",
                 f"pipeline {self.name}: the target was written by another version of the mapping, a lookup or a secret",
                 hint="restore it, or load the pipeline again",
-                command="sync-hub plan",
+                command=f"sync-hub snapshot {self.name} --reload",
             )
 
     def _prove_bounds(self, rows: Sequence[Offset], broker: Broker) -> None:

@@ -42,19 +42,19 @@ class Loop(Protocol):
 
 
 def names(settings: Settings) -> list[str]:
-    """All workers of a configuration: `capture:SOURCE`, `deliver:TARGET`, `deliver:TARGET:N` where it has several."""
+    """All workers: `capture:SOURCE`, `deliver:TARGET`, `deliver:TARGET:N` where it has several, and `verify`."""
     workers = [f"capture:{name}" for name in settings.sources]
     for name, target in settings.targets.items():
         workers += (
             [f"deliver:{name}"] if target.workers == 1 else [f"deliver:{name}:{n}" for n in range(target.workers)]
         )
-    return workers
+    return [*workers, "verify"]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one worker until it is told to stop. Exits as the CLI does."""
     parser = argparse.ArgumentParser(prog="sync_hub.runtime.worker", description=__doc__)
-    parser.add_argument("name", help="capture:SOURCE, deliver:TARGET or deliver:TARGET:N")
+    parser.add_argument("name", help="capture:SOURCE, deliver:TARGET, deliver:TARGET:N or verify")
     parser.add_argument("-c", "--config", type=Path, default=None)
     given = parser.parse_args(arguments)
     logs.configure()
@@ -114,6 +114,10 @@ def _loop(name: str, settings: Settings, state: State, control: Control) -> Loop
         from sync_hub.runtime.deliver import Deliver
 
         return Deliver(subject, settings, state, control, int(member or 0))
+    if name == "verify":
+        from sync_hub.runtime.verify import Verify
+
+        return Verify(settings, state, control)
     raise SyncHubError("unknown_worker", f"there is no worker {name}", hint=f"known are: {', '.join(names(settings))}")
 
 

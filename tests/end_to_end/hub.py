@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sync_hub import settings as configuration
-from sync_hub.runtime.verify import Comparison, compare_view
+from sync_hub.runtime.agreement import Comparison, compare_view
 from sync_hub.state import State
 from sync_hub.web.reader import HealthReader
 

@@ -1,0 +1,156 @@
+"""Compares what a mapping makes of a source row with what its target has: by value, not by spelling."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sync_hub.errors import Rejected
+from sync_hub.mapping.apply import CompiledMapping
+from sync_hub.mapping.values import comparable
+from sync_hub.model import ChangeEvent, RowChange, Table
+from sync_hub.ports import Sink
+from sync_hub.state_verifications import WRONG, Outcome, Probe
+
+Values = tuple[Any, ...]
+
+
+class Expected(NamedTuple):
+    """What the target should have under `key`: `values` of the mapping's columns, None when it should have no row.
+
+    `error` says that the row cannot be mapped; nothing is known about the target then.
+    """
+
+    key: Values
+    values: Values | None
+    error: Rejected | None = None
+
+
+class Comparer:
+    """Compares rows of one mapping with its target table, as the table is in the catalog now."""
+
+    def __init__(self, mapping: CompiledMapping, target: Table, sink: Sink) -> None:
+        self._mapping = mapping
+        self._sink = sink
+        self._table = target.full_name
+        left_out = mapping.event_columns()
+        self.columns = tuple(name for name in mapping.columns if name not in left_out)
+        self.key = mapping.key
+        self._places = [mapping.columns.index(name) for name in self.columns]
+        self._key_places = [self.columns.index(name) for name in mapping.key]
+        types = {column.name: column.type for column in target.columns}
+        self._convert = [comparable(types[name]) for name in self.columns]
+        self._convert_key = [comparable(types[name]) for name in mapping.key]
+
+    def identity(self, key: Sequence[Any]) -> Hashable:
+        """A target key as something that is equal for equal keys."""
+        return tuple(convert(value) for convert, value in zip(self._convert_key, key, strict=True))
+
+    def read(self, keys: Sequence[Values]) -> dict[Hashable, Values]:
+        """The target's rows with these keys that are there for this mapping, by their identity."""
+        rows = self._sink.read_rows(self._table, self.columns, keys, self.key, mapping=self._mapping.spec.name)
+        return {self.identity([row[place] for place in self._key_places]): row for row in rows}
+
+    def compared(self, values: Values) -> Values:
+        """Of all mapped values those that are compared."""
+        return tuple([values[place] for place in self._places])
+
+    def differences(self, pairs: Sequence[tuple[Values, Values]]) -> list[tuple[str, ...]]:
+        """For each pair of expected and actual compared values the columns that differ, as the target would keep them.
+
+        The target is asked only about pairs that are not equal already.
+        """
+        found = [self._differing(ours, theirs) for ours, theirs in pairs]
+        doubtful = [place for place, columns in enumerate(found) if columns]
+        if doubtful:
+            for place, kept in zip(doubtful, self._kept([pairs[place][0] for place in doubtful]), strict=True):
+                found[place] = self._differing(kept, pairs[place][1])
+        return found
+
+    def _kept(self, rows: Sequence[Values]) -> Sequence[Values]:
+        try:
+            return self._sink.as_stored(self._table, self.columns, rows)
+        except Rejected:
+            if len(rows) == 1:
+                return rows  # the target would refuse it: so it is not what the target has
+        return [kept for row in rows for kept in self._kept([row])]
+
+    def _differing(self, ours: Values, theirs: Values) -> tuple[str, ...]:
+        if ours == theirs:
+            return ()
+        return tuple(
+            name
+            for name, convert, mine, other in zip(self.columns, self._convert, ours, theirs, strict=True)
+            if mine != other and convert(mine) != convert(other)
+        )
+
+
+def expectations(mapping: CompiledMapping, events: Sequence[ChangeEvent]) -> list[Expected]:
+    """What the target should have after each of these events; snapshot rows and deletes are whole."""
+    mapped = mapping.apply(events)
+    changes: Mapping[int, RowChange] = dict(zip(mapped.sources, mapped.changes, strict=True))
+    errors = dict(mapped.rejected)
+    expected = []
+    for index, event in enumerate(events):
+        if index in errors:
+            expected.append(Expected((), None, errors[index]))
+            continue
+        change = changes.get(index)
+        if change is None:
+            expected.append(Expected(mapping.map_key(event.key or {}), None))
+        else:
+            expected.append(Expected(change.key, change.values if change.kind == "upsert" else None))
+    return expected
+
+
+def judge(
+    comparer: Comparer, keys: Sequence[Mapping[str, Any]], expected: Sequence[Expected], *, keeps: bool
+) -> list[Probe]:
+    """Read the target's rows and say of each key whether they are as expected, in the same order.
+
+    `keeps`: rows that should not be there are wanted, because the mapping keeps what is gone from the source.
+    """
+    found = comparer.read([one.key for one in expected if one.error is None])
+    both = [
+        (comparer.compared(one.values), found[comparer.identity(one.key)])
+        for one in expected
+        if one.values is not None and comparer.identity(one.key) in found
+    ]
+    differing = iter(comparer.differences(both))
+    answers = []
+    for key, one in zip(keys, expected, strict=True):
+        actual = None if one.error is not None else found.get(comparer.identity(one.key))
+        compared = None if one.values is None else comparer.compared(one.values)
+        answers.append(_answer(dict(key), one._replace(values=compared), actual, differing, keeps=keeps))
+    return answers
+
+
+def _answer(
+    key: dict[str, Any], one: Expected, actual: Values | None, differing: Iterator[tuple[str, ...]], *, keeps: bool
+) -> Probe:
+    columns = next(differing) if one.values is not None and actual is not None else ()
+    outcome: Outcome = "matched"
+    if one.error is not None:
+        outcome = "parked"
+    elif one.values is None:
+        outcome = "absent" if actual is None else "kept" if keeps else "extra"
+    elif actual is None:
+        outcome = "missing"
+    elif columns:
+        outcome = "different"
+    if outcome not in WRONG:
+        return Probe(key, outcome)
+    seen = hashlib.blake2b(repr((one.values, actual)).encode(), digest_size=8).hexdigest()
+    return Probe(key, outcome, columns, seen)
+
+
+def repairs(events: Sequence[ChangeEvent], expected: Sequence[Expected], probes: Sequence[Probe]) -> list[RowChange]:
+    """What to write so that the target is as expected, for the events that ask for it."""
+    changes = []
+    for event, one, probe in zip(events, expected, probes, strict=True):
+        if event.repair and probe.outcome in {"different", "missing"} and one.values is not None:
+            changes.append(RowChange("upsert", one.key, one.values))
+        elif event.repair and probe.outcome == "extra":
+            changes.append(RowChange("delete", one.key))
+    return changes
