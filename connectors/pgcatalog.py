@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from typing import Any
 
 import psycopg
@@ -59,6 +60,22 @@ def list_tables(connection: Connection) -> list[str]:
         return [f"{schema}.{name}" for schema, name in connection.execute(_LIST)]
     except psycopg.Error as error:
         raise classify(error, "list of tables") from error
+
+
+def matching(connection: Connection, entry: str) -> list[str]:
+    """Full names of the tables that an entry of a configuration means: the table of exactly this name, else a pattern.
+
+    So a table whose quoted name has signs of a pattern can be named. Empty: there is none.
+    """
+    table = describe(connection, entry)
+    if table is not None:
+        return [table.full_name]
+    return fnmatch.filter(list_tables(connection), entry) if is_pattern(entry) else []
+
+
+def is_pattern(entry: str) -> bool:
+    """Whether an entry may stand for several tables."""
+    return any(sign in entry for sign in "*?[")
 
 
 def describe(connection: Connection, table: str, *, target: bool = False) -> Table | None:

@@ -55,11 +55,10 @@ class PostgresOptions(BaseModel):
 
     def excluded(self, table: str) -> frozenset[str]:
         """Excluded columns of a table, by its full name or its name in the configuration."""
-        names = (table, table.removeprefix("public."))
-        for name, options in self.table_options().items():
-            if name in names or fnmatch.fnmatchcase(table, name):
-                return frozenset(options.exclude)
-        return frozenset()
+        options = self.table_options()
+        patterns = (entry for name, entry in options.items() if fnmatch.fnmatchcase(table, name))
+        found = options.get(table) or options.get(table.removeprefix("public.")) or next(patterns, None)
+        return frozenset(found.exclude) if found is not None else frozenset()
 
     def without_excluded(self, source: str, table: Table) -> Table:
         """The table as the hub may see it. Raises `ConfigError` for a column that cannot be left out."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -143,10 +142,10 @@ def _check_slot(slot: Slot, server: _Server, add: Add) -> None:
 
 
 def _matching(connection: Connection, entry: str, add: Add) -> Iterator[str]:
-    if not any(sign in entry for sign in "*?["):
+    if not pgcatalog.is_pattern(entry):
         yield entry
         return
-    names = fnmatch.filter(pgcatalog.list_tables(connection), entry)
+    names = pgcatalog.matching(connection, entry)
     if not names:
         add("error", "pattern_matches_nothing", f"no table matches {entry}", "correct the pattern")
     yield from names

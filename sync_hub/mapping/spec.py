@@ -163,7 +163,8 @@ class _Reader:
 
     def _table(self, value: dict[str, Any], path: Path) -> str:
         table = value.get("table")
-        if isinstance(table, list) or (isinstance(table, str) and re.search(r"[*?%]", table)):
+        pattern = path == ("from",) and isinstance(table, str) and re.search(r"[*?]", table)
+        if isinstance(table, list) or pattern:
             self._fail(
                 "reserved_word", "a 'list' or pattern of tables is reserved and not supported yet", (*path, "table")
             )

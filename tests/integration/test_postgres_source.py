@@ -238,6 +238,23 @@ def test_patterns_take_all_tables_but_the_hubs_own(source_dsn: str, db: Database
     assert log.source.tables() == ["public.a", "public.b"]
 
 
+@pytest.mark.parametrize("name", ["a*b", "a?b", "[ab]", "100%s", "a.b", "x'y", "a b", "a\\b", "Ä"])
+def test_table_is_named_exactly_whatever_signs_its_name_has(
+    source_dsn: str, db: Database, capture: Capture, name: str
+) -> None:
+    db.execute(
+        psycopg.sql.SQL("create table {} (id int primary key, secret text)").format(psycopg.sql.Identifier(name))
+    )
+    db.execute("create table a (id int primary key, secret text); create table axb (id int primary key, secret text)")
+    log = capture(source_dsn, tables={f"public.{name}": {"exclude": ["secret"]}})
+    assert log.source.tables() == [f"public.{name}"]
+    assert [finding for finding in log.source.check() if finding.severity == "error"] == []
+    db.execute("insert into axb values (1); insert into a values (1)")
+    db.execute(psycopg.sql.SQL("insert into {} values (1, 'canary')").format(psycopg.sql.Identifier(name)))
+    assert [(event.table, event.after) for event in log.settle()] == [(name, {"id": 1})]
+    assert list(log.source.read_rows(f"public.{name}")) == [{"id": 1}]
+
+
 def test_large_transaction_is_cut_without_a_position_inside(any_dsn: str, any_db: Database, capture: Capture) -> None:
     any_db.execute("create table t (id int primary key, name text)")
     log = capture(any_dsn, "t")

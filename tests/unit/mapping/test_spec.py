@@ -124,6 +124,13 @@ def test_reserved_words_are_refused_with_that_word(change: tuple[str, str], word
     assert caught.value.code == "reserved_word"
 
 
+def test_names_of_tables_may_have_signs_that_stand_for_nothing() -> None:
+    changed = WHOLE.replace("table: public.customers", "table: 'public.100%'", 1)
+    changed = changed.replace("table: customer_view", "table: 'view*?'", 1)
+    read = spec(changed)
+    assert (read.table, read.target_table) == ("public.100%", "view*?")
+
+
 KEYS = ["from", "to", "key", "fields", "copy", "except", "where", "on_delete", "tests", "owner"]
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.sampled_from(["", "a", "set", "all", "1.5"]))
 NAMES = st.sampled_from(["source", "table", "set", "value", "name", "x"])
