@@ -80,6 +80,8 @@ class HubState:
             mock.patch.object(state_module.socket, "gethostname", lambda: host),
         ):
             self.state.beat(name, state, detail)
+            if name != "verify":  # it runs beside all others
+                self.state.beat("verify", "running", {"kind": "verify", "turn_at": self.now, "error": None})
 
     def progress(
         self, ends: list[int], *, source: str = "erp", topic: str = TOPIC, age: float = 0.0, transit: float = 0.0

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
-import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -16,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sync_hub.cli.options import Config, Json, load_settings
-from sync_hub.cli.output import STATE_COLOURS, one_line, paint, print_json, say
+from sync_hub.cli.output import paint, print_json, say, say_finding
 from sync_hub.errors import ConfigError, SyncHubError, Unavailable
 from sync_hub.model import Finding, Table, TopicInfo
 
@@ -27,9 +24,6 @@ if TYPE_CHECKING:
 
 _EXIT_ORDER = (2, 3, 1)
 """Which exit code wins when there are several: configuration, then what is unavailable, then other findings."""
-
-WIDEST = 100
-"""Findings are wrapped here, or where a narrower terminal ends."""
 
 
 def check(
@@ -255,7 +249,8 @@ def _found(error: SyncHubError, path: str) -> Finding:
 
 def _show(checked: Check, saved: list[Path]) -> None:
     for finding in sorted(checked.findings, key=lambda one: ("error", "warning", "info").index(one.severity)):
-        _say_finding(finding)
+        told = {name: getattr(finding, name) for name in ("message", "hint", "command")}
+        say_finding(finding.severity, finding.path, finding.code, told)
     for path in saved:
         say(f"written: {path}")
     errors = sum(finding.severity == "error" for finding in checked.findings)
@@ -263,14 +258,3 @@ def _show(checked: Check, saved: list[Path]) -> None:
         f"{errors} error{'s' * (errors > 1)}" if errors else "nothing stops the hub"
     )
     say(paint(said, "red" if errors else "green"))
-
-
-def _say_finding(finding: Finding) -> None:
-    """Where and which, then what and what to do, wrapped; a command or statement stays in one line, to be copied."""
-    width = min(WIDEST, shutil.get_terminal_size().columns) if sys.stdout.isatty() else WIDEST
-    say(f"{paint(finding.severity, STATE_COLOURS[finding.severity])} {one_line(finding.path)}: {finding.code}")
-    for text in (finding.message, finding.hint):
-        for line in textwrap.wrap(one_line(text), width - 4, break_long_words=False, break_on_hyphens=False):
-            say(f"    {line}")
-    if finding.command:
-        say(f"    {paint(one_line(finding.command), 'cyan')}")

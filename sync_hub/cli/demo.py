@@ -138,7 +138,7 @@ class Watch:
 
     def compare(self, changes: dict[str, int]) -> dict[str, Any]:
         """Compare every view with its source through the mapping."""
-        from sync_hub.runtime.verify import compare_view
+        from sync_hub.runtime.agreement import compare_view
 
         document = self._look()
         views = []
@@ -228,14 +228,15 @@ def _report(outcome: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(outcome))
         return
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table()
-    table.add_column("pipeline", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))  # 80 columns are enough
+    table.add_column("pipeline", overflow="fold")
     for name in ("applied", "matched", "different", "missing", "extra"):
-        table.add_column(name, justify="right")
-    table.add_column("result")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("result", no_wrap=True)
     for view in outcome["views"]:
         figures = [f"{view[name]:,}" for name in ("applied", "matched", "different", "missing", "extra")]
         table.add_row(view["pipeline"], *figures, "[green]agrees[/]" if view["agrees"] else "[red]differs[/]")

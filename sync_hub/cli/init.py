@@ -170,15 +170,16 @@ class Draft:
 
     def _put(self, path: Path, text: str, done: dict[str, list[str]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        shown = str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
         try:
             with path.open("x", encoding="utf-8") as file:
                 file.write(text)
         except FileExistsError:
-            done["kept"].append(str(path))
+            done["kept"].append(shown)
         except OSError as error:
             raise ConfigError("file_unwritable", f"{path}: {error.strerror}", hint="check folder and rights") from error
         else:
-            done["written"].append(str(path))
+            done["written"].append(shown)
 
     def _configuration(self, tables: list[Table]) -> str:
         lines = "".join(f"      - {_yaml(table.full_name)}\n" for table in tables)

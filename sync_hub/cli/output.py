@@ -7,13 +7,20 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
 COLOURS = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "magenta": "35", "cyan": "36", "dim": "2"}
 
+NARROW = 120
+"""A terminal with fewer columns gets tables of fewer and taller columns, where a command has them."""
+
 WIDTH_WITHOUT_TERMINAL = 10_000
 """Wide enough that every row stays one line: what reads it there is a program or a file."""
+
+WIDEST = 100
+"""Sentences are wrapped here, or where a narrower terminal ends."""
 
 STATE_COLOURS = {
     "ok": "green", "running": "green", "streaming": "green", "degraded": "yellow", "retrying": "yellow",
@@ -78,16 +85,37 @@ def print_json_line(value: Any) -> None:
     say_now(json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str))
 
 
+def say_finding(severity: str, place: str, code: str, told: Mapping[str, Any]) -> None:
+    """What is wrong and where; then `message` and `hint` of what is told, wrapped, and its `command` in one line."""
+    width = min(WIDEST, shutil.get_terminal_size().columns) if sys.stdout.isatty() else WIDEST
+    say(f"{paint(severity, STATE_COLOURS[severity])} {one_line(place)}: {code}")
+    for text in (told["message"], told["hint"]):
+        for line in textwrap.wrap(one_line(text), width - 4, break_long_words=False, break_on_hyphens=False):
+            say(f"    {line}")
+    if told["command"]:
+        say(f"    {paint(one_line(told['command']), 'cyan')}")
+
+
+def narrow() -> bool:
+    """Whether this is a terminal with few columns."""
+    return sys.stdout.isatty() and shutil.get_terminal_size().columns < NARROW
+
+
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[int] = ()) -> None:
-    """A table; the columns whose numbers are in `right` are aligned there. States get their colours."""
+    """A table; the columns whose numbers are in `right` are aligned there and not wrapped. States get their colours.
+
+    A cell that is a tuple has several lines.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0) if narrow() else (0, 1))
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if index in right else "left", overflow="fold")
+        table.add_column(
+            heading, justify="right" if index in right else "left", overflow="fold", no_wrap=index in right
+        )
     for row in rows:
         table.add_row(*(Text(text, style=_style(text)) for text in map(_cell, row)))
     wide = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL
@@ -97,8 +125,10 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, right
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "\n".join(map(_cell, value))
     return "–" if value is None else one_line(str(value))
 
 
 def _style(text: str) -> str:
-    return STATE_COLOURS.get(text, "")
+    return STATE_COLOURS.get(text.partition("\n")[0], "")

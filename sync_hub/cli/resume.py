@@ -18,9 +18,14 @@ def resume(context: typer.Context, name: Name, config: Config = None, json: Json
     try:
         full = subjects.subject(name, settings, [pipeline.name for pipeline in state.pipelines()])
         unpaused, failed = subjects.resume(full, settings, state)
+        pipelines, pending = subjects.scope(full, settings, state.pipelines())
     finally:
         state.close()
     if json:
-        print_json({"subject": full, "paused": False, "changed": unpaused, "tried_again": failed})
+        answer = {"subject": full, "paused": False, "changed": unpaused, "tried_again": failed}
+        print_json(answer | {"pipelines": pipelines, "pending": pending})
     else:
-        say(f"{full} {'is tried again' if failed else 'goes on' if unpaused else 'was not paused'}")
+        of_them = "" if full.startswith("pipeline:") or not pipelines else f": {', '.join(pipelines)}"
+        say(f"{full} {'is tried again' if failed else 'goes on' if unpaused else 'was not paused'}{of_them}")
+        for changed in pending:
+            say(f"the changed mapping {changed} still waits to be applied: sync-hub plan {changed}")

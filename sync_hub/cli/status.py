@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from sync_hub.cli.options import Config, Json, load_settings, open_state
-from sync_hub.cli.output import STATE_COLOURS, paint, print_json, print_table, say
+from sync_hub.cli.output import STATE_COLOURS, narrow, paint, print_json, print_table, say, say_finding
 from sync_hub.errors import ConfigError, Unavailable
+from sync_hub.web.problems import size
 
 Document = dict[str, Any]
 
@@ -86,18 +87,14 @@ def _show(document: Document) -> None:
     level = document["status"]
     say(f"{document['hub']}: {paint(level, STATE_COLOURS[level])}")
     for problem in document["problems"]:
-        tag = paint(problem["severity"], STATE_COLOURS[problem["severity"]])
-        say(f"  {tag}  {problem['code']}  {problem['message']}")
-        if problem["hint"]:
-            say(f"           {problem['hint']}")
-        if problem["command"]:
-            say(f"           {paint(problem['command'], 'cyan')}")
-    if document["pipelines"]:
-        print_table(
-            ("pipeline", "source", "target", "state", "lag", "waiting", "applied/s", "applied", "waits for"),
-            [_pipeline_row(name, part) for name, part in document["pipelines"].items()],
-            right=(4, 5, 6, 7),
+        say_finding(problem["severity"], problem["subject"], problem["code"], problem)
+    for name in [name for name, part in document["pipelines"].items() if part["mapping"]["pending"]]:
+        say(
+            f"{paint('pending', 'yellow')} pipeline:{name}: its file has changed; the hub runs on with what was applied"
         )
+        say(f"    {paint(f'sync-hub plan {name}', 'cyan')}")
+    if document["pipelines"]:
+        _show_pipelines(document["pipelines"])
     if document["sources"]:
         print_table(
             ("source", "state", "lag", "events/s", "events", "retained log", "loading"),
@@ -110,19 +107,34 @@ def _show(document: Document) -> None:
             [[part[key] for key in ("name", "state", "host", "pid", "seen_at")] for part in document["workers"]],
             right=(3,),
         )
+        say(paint("applied and events are counted since their workers started", "dim"))
 
 
-def _pipeline_row(name: str, part: Document) -> list[Any]:
+def _show_pipelines(pipelines: Document) -> None:
+    """One line a pipeline; on a narrow terminal its way and what it waits for stand in lines of their own."""
+    figures = ("lag", "waiting", "applied/s", "applied")
+    if narrow():
+        tall = [_tall_row(name, part) for name, part in pipelines.items()]
+        print_table(("pipeline", "state", *figures), tall, right=(2, 3, 4, 5))
+    else:
+        wide = [_wide_row(name, part) for name, part in pipelines.items()]
+        print_table(("pipeline", "source", "target", "state", *figures, "waits for"), wide, right=(4, 5, 6, 7))
+
+
+def _tall_row(name: str, part: Document) -> list[Any]:
+    state = (part["state"], f"waits: {part['waiting_for']}") if part["waiting_for"] else part["state"]
+    return [(name, f"{part['source']} {part['table']} → {part['target']}"), state, *_figures(part)]
+
+
+def _wide_row(name: str, part: Document) -> list[Any]:
+    way = (f"{part['source']} {part['table']}", part["target"])
+    return [name, *way, part["state"], *_figures(part), part["waiting_for"] or ""]
+
+
+def _figures(part: Document) -> list[Any]:
     return [
-        name,
-        f"{part['source']} {part['table']}",
-        part["target"],
-        part["state"],
         _seconds(part["lag_seconds"]),
-        part["lag_events"],
-        part["applied_per_second"],
-        part["applied_total"],
-        part["waiting_for"] or "",
+        *(part[key] for key in ("lag_events", "applied_per_second", "applied_total")),
     ]
 
 
@@ -135,7 +147,7 @@ def _source_row(name: str, part: Document) -> list[Any]:
         _seconds(part["lag_seconds"]),
         part["events_per_second"],
         part["events_total"],
-        part["retained_log_bytes"],
+        None if part["retained_log_bytes"] is None else size(part["retained_log_bytes"]),
         loading,
     ]
 

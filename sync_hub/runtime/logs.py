@@ -11,7 +11,8 @@ import time
 LEVEL_VARIABLE = "SYNC_HUB_LOG_LEVEL"
 FORMAT_VARIABLE = "SYNC_HUB_LOG_FORMAT"
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+_NO_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+"""What every record carries, and what uvicorn adds for terminals."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -26,7 +27,7 @@ class JsonFormatter(logging.Formatter):
             "pid": record.process,
         }
         fields["message"] = record.getMessage()
-        fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        fields |= {name: value for name, value in vars(record).items() if name not in _NO_FIELDS}
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return json.dumps(fields, default=str)

@@ -123,7 +123,9 @@ def api_routes(reader: HealthReader) -> APIRouter:
         full = _subject(reader, request.name)
         unpaused, failed = subjects.resume(full, reader.settings, reader.state)
         reader.fresh()
-        return {"subject": full, "paused": False, "changed": unpaused, "tried_again": failed}
+        pipelines, pending = subjects.scope(full, reader.settings, reader.state.pipelines())
+        answer = {"subject": full, "paused": False, "changed": unpaused, "tried_again": failed}
+        return answer | {"pipelines": pipelines, "pending": pending}
 
     return routes
 

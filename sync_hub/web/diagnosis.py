@@ -28,6 +28,8 @@ def find(settings: Settings, facts: Facts, health: Document) -> list[Problem]:
     ]
     for problem in found:
         problem.affects = problem.affects or affected(problem.subject, health)
+        if problem.subject == "hub":  # the worker that verifies: without it changes flow on
+            problem.severity = DEGRADED
     explained = {name for problem in found if problem.stops for name in problem.affects}
     for name, pipeline in health["pipelines"].items():
         explains = name in explained
@@ -225,6 +227,7 @@ def _pipeline(name: str, pipeline: Document, limits: Limits, facts: Facts, *, ex
             own.hint = f"start the hub again; is the target {pipeline['target']} still configured?"
             yield own
     elif state == "failed" and (error or not explained):
+        own.command = error.get("command") or f"sync-hub resume {name}"
         own.code, own.message = "pipeline_failed", said(name, error, "it failed")
         yield own
     elif state == "stopped" and not explained:

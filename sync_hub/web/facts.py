@@ -81,8 +81,8 @@ class Facts(Struct, frozen=True):
     def _shown(self, worker: Worker, settings: Settings, fresh: set[str]) -> bool:
         if not self.silent(worker):
             return True
-        kind, name = subject_of(worker.name).split(":", 1)
-        if name not in (settings.sources if kind == "source" else settings.targets):
+        kind, _, name = subject_of(worker.name).partition(":")
+        if kind != "hub" and name not in (settings.sources if kind == "source" else settings.targets):
             return False
         replaced = worker.name in fresh or worker.state == "stopped"
         return not (replaced and self.now - worker.beat_at > FORGET_REPLACED_SECONDS)
@@ -123,8 +123,10 @@ def _alive(pid: int) -> bool:
 
 
 def subject_of(worker: str) -> str:
-    """What a worker works for: `capture:erp` → `source:erp`, `deliver:crm:2` → `target:crm`."""
+    """What a worker works for: `capture:erp` → `source:erp`, `deliver:crm:2` → `target:crm`, `verify` → `hub`."""
     kind, _, rest = worker.partition(":")
+    if not rest:
+        return "hub"
     return f"{'source' if kind == 'capture' else 'target'}:{rest.partition(':')[0]}"
 
 

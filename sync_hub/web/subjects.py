@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from sync_hub.errors import ConfigError
 from sync_hub.runtime.worker import names as worker_names
 from sync_hub.settings import Settings, duration_seconds
-from sync_hub.state import State, Worker
+from sync_hub.state import Pipeline, State, Worker
+from sync_hub.web.mappings import Mappings
 
 KINDS = ("source", "target", "pipeline")
 
@@ -61,6 +62,14 @@ def _failed(worker: Worker, pipeline: str | None) -> bool:
     chosen = reports.values() if pipeline is None else [reports.get(pipeline, {})]
     states = {worker.state, *(report.get("state") for report in chosen)}
     return not states.isdisjoint(("failed", "backing_off"))
+
+
+def scope(full: str, settings: Settings, pipelines: Sequence[Pipeline]) -> tuple[list[str], list[str]]:
+    """The pipelines that a subject stands for; and those of them whose mapping's file waits to be applied."""
+    kind, _, name = full.partition(":")
+    mine = [one for one in pipelines if name == {"source": one.source, "target": one.target}.get(kind, one.name)]
+    statuses, _ = Mappings(settings).read(mine)
+    return [one.name for one in mine], [one.name for one in mine if statuses[one.name].pending]
 
 
 def pause_until(duration: str, now: float) -> float | None:

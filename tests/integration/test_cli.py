@@ -349,6 +349,8 @@ def test_status_tells_what_health_tells(running: Project) -> None:
     text = running.run("status").stdout
     assert "streaming" in text
     assert "running" in text
+    assert re.search(r"streaming .* [\d.]+ (B|KB|MB)$", text, re.M), "sizes have units"
+    assert "counted since their workers started" in text
     part = running.json("status", next(iter(document["pipelines"])))
     assert len(part["pipelines"]) == 1
     assert set(part["sources"]) == {"erp"}
@@ -363,11 +365,25 @@ def test_pause_and_resume_reach_the_worker(running: Project) -> None:
     (problem,) = running.json("status")["problems"]
     assert (problem["code"], problem["severity"]) == ("paused", "degraded")
     assert "moving" in problem["message"]
-    assert running.json("resume", "source:erp")["changed"] is True
+    answer = running.json("resume", "source:erp")
+    assert answer["changed"] is True
+    assert (answer["pipelines"], answer["pending"]) == (list(running.json("status")["pipelines"]), [])
     wait_until(lambda: running.json("status")["sources"]["erp"]["state"] == "streaming")
     assert "was not paused" in running.run("resume", "erp").stdout
     assert "did you mean erp?" in running.fails("pause", "er", code=2)
     assert "bad_duration" in running.fails("pause", "erp", "--for", "soon", code=2)
+
+
+def test_a_changed_mapping_is_shown_as_pending_wherever_one_looks(running: Project) -> None:
+    file = running.folder / "mappings" / "pairs.yaml"
+    before = file.read_text()
+    file.write_text(before.replace("as it is", "changed"))
+    name = next(name for name in running.json("status")["pipelines"] if name.startswith("pairs"))
+    assert f"pending pipeline:{name}" in running.run("status").stdout
+    assert running.json("resume", "erp")["pending"] == [name]
+    assert f"sync-hub plan {name}" in running.run("resume", name).stdout
+    file.write_text(before)
+    assert "pending" not in running.run("status").stdout
 
 
 def test_topics_and_their_partitions(running: Project) -> None:

@@ -74,7 +74,7 @@ def test_the_api_reads_in_parts(web: httpx.Client) -> None:
     assert web.get(f"/api/pipelines/{PIPELINE}").json()["topic"] == "erp.public.customers"
     assert [part["name"] for part in web.get("/api/sources").json()] == ["erp"]
     assert web.get("/api/sources/erp").json()["position"] == "0/16B3748"
-    assert {part["name"] for part in web.get("/api/workers").json()} == {"capture:erp", "deliver:crm"}
+    assert {part["name"] for part in web.get("/api/workers").json()} == {"capture:erp", "deliver:crm", "verify"}
     assert web.get("/api/problems").json() == []
 
 

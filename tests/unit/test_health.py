@@ -30,7 +30,9 @@ def health(hub: HubState) -> dict[str, Any]:
 
 
 def codes(document: dict[str, Any]) -> dict[str, str]:
-    return {f"{problem['code']} {problem['subject']}": problem["severity"] for problem in document["problems"]}
+    """Code and subject of each problem → severity; what concerns only the verifying worker has a test of its own."""
+    found = {f"{problem['code']} {problem['subject']}": problem["severity"] for problem in document["problems"]}
+    return {name: severity for name, severity in found.items() if name not in ("worker_missing hub", "worker_lost hub")}
 
 
 @pytest.mark.parametrize("phase", ["new", "starting", "ready"])
@@ -51,6 +53,17 @@ def test_a_pipeline_that_never_begins_is_a_problem_unless_something_is_loading(t
     hub.pipeline("other", phase="loaded")
     hub.execute("update sync_hub_pipelines set loaded_at = :at where name = 'other'", at=NOW - 3)
     assert f"pipeline_waiting pipeline:{PIPELINE}" not in found(400), "the one before has just been loaded"
+
+
+def test_the_verifying_worker_belongs_to_the_hub_and_stops_nothing_when_it_is_away(hub: HubState) -> None:
+    hub.well()
+    assert {worker["name"]: worker["subject"] for worker in health(hub)["workers"]}["verify"] == "hub"
+    hub.execute("update sync_hub_workers set beat_at = :at where name = 'verify'", at=NOW - 60)
+    (lost,) = health(hub)["problems"]
+    assert (lost["code"], lost["subject"], lost["severity"], lost["affects"]) == ("worker_lost", "hub", "degraded", [])
+    hub.execute("delete from sync_hub_workers where name = 'verify'")
+    (missing,) = health(hub)["problems"]
+    assert (missing["code"], missing["severity"]) == ("worker_missing", "degraded")
 
 
 def test_all_is_well_only_with_beats_and_proof(hub: HubState) -> None:
@@ -381,7 +394,7 @@ def test_a_problem_keeps_its_since_while_it_lasts(hub: HubState) -> None:
 
 def test_ready_once_every_worker_has_beaten(hub: HubState) -> None:
     reader = HealthReader(hub.settings, hub.state, hub.clock)
-    assert reader.ready() == "not yet heard of: capture:erp, deliver:crm"
+    assert reader.ready() == "not yet heard of: capture:erp, deliver:crm, verify"
     hub.capture()
     reader.fresh()
     assert reader.ready() == "not yet heard of: deliver:crm"
