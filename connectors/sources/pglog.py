@@ -116,15 +116,21 @@ class Log:
                     handler(message)
                     if len(assembler.events) >= CUT_EVENTS or self._bytes >= CUT_BYTES:
                         return self._batch(until, inside=True)
-            elif self._boundary(message) and self._complete():
+            elif self._boundary(message) and self._full():
                 return self._batch(until, inside=False)
             else:
                 wait_until = self._wait_until(until)
 
     def _wait_until(self, until: float) -> float:
-        """How long to wait for more: with whole transactions in hand only until the batch is due."""
-        pending = self._moved and self._assembler.transaction is None
-        return min(until, self._batch_until) if pending else until
+        """How long to wait for more: with whole transactions in hand until the batch is due, or not at all.
+
+        Not at all when the newest commit was sent fresh; what has come meanwhile is taken along. Commits sent late are
+        a backlog at the server: more follows, though one message comes at a time.
+        """
+        if not self._moved or self._assembler.transaction is not None:
+            return until
+        fresh = self.stream.sent_at - self.position.committed_at < CAUGHT_UP_MICROSECONDS
+        return 0.0 if fresh else min(until, self._batch_until)
 
     def _boundary(self, message: LogMessage) -> bool:
         """Begin or end a transaction; True at the end of one."""
@@ -179,12 +185,11 @@ class Log:
         if self._beat is not None:
             self._heartbeat, self._beat = Heartbeat(dump(self._remembering()), self._beat), None
 
-    def _complete(self) -> bool:
-        """Whether the batch ends at this commit."""
+    def _full(self) -> bool:
+        """Whether the batch ends at this commit, whatever follows."""
         return self._moved and (
             len(self._assembler.events) >= BATCH_EVENTS
             or self._bytes >= BATCH_BYTES
-            or self.stream.sent_at - self.position.committed_at < CAUGHT_UP_MICROSECONDS
             or time.monotonic() >= self._batch_until
         )
 
