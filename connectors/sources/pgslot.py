@@ -41,13 +41,17 @@ select n.nspname || '.' || c.relname, c.oid, to_jsonb(r) ->> 'prqual' is not nul
        to_jsonb(r) ->> 'prattrs' is not null,
        (select coalesce(pg_catalog.md5(string_agg(relid::oid::text, ',' order by relid::oid)), '')
         from pg_catalog.pg_partition_tree(c.oid) where relid <> c.oid),
-       coalesce(r.oid || '/' || r.xmin::text, '')
+       coalesce(r.oid || '/' || r.xmin::text, {of_schema}, '')
 from pg_catalog.pg_publication_tables t
 join pg_catalog.pg_namespace n on n.nspname = t.schemaname
 join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = t.tablename
 left join pg_catalog.pg_publication p on p.pubname = t.pubname
 left join pg_catalog.pg_publication_rel r on r.prpubid = p.oid and r.prrelid = c.oid
 where t.pubname = %s
+"""
+_OF_SCHEMA: Final = """
+(select s.oid || '/' || s.xmin::text from pg_catalog.pg_publication_namespace s
+ where s.pnpubid = p.oid and s.pnnspid = n.oid)
 """
 BLOCKERS: Final = """
 select 'session ' || pid || coalesce(' of ' || usename, '') || coalesce(' (' || nullif(application_name, '') || ')', '')
@@ -116,7 +120,9 @@ def find_publication(connection: Connection, name: str) -> Publication | None:
     if row is None:
         return None
     all_tables, operations, via_root, owner, usable, generated, version = row
-    tables = {entry[0]: PublishedTable(*entry[1:]) for entry in connection.execute(_PUBLISHED, (name,)).fetchall()}
+    of_schema = _OF_SCHEMA if connection.info.server_version >= 150000 else "null"
+    entries = connection.execute(_PUBLISHED.format(of_schema=of_schema).encode(), (name,)).fetchall()
+    tables = {entry[0]: PublishedTable(*entry[1:]) for entry in entries}
     return Publication(name, all_tables, operations, via_root, owner, usable, generated == "s", version, tables)
 
 
@@ -234,6 +240,11 @@ def publishes_generated(connection: Connection, name: str) -> bool:
 def drop(connection: Connection, slot: str, publication: str) -> None:
     """Drop slot and publication where they exist."""
     connection.execute(f"drop publication if exists {quote(publication)}".encode())
+    drop_slot(connection, slot)
+
+
+def drop_slot(connection: Connection, slot: str) -> None:
+    """Drop the slot if it exists. Raises psycopg's ObjectInUse while somebody reads it."""
     connection.execute(
         "select pg_catalog.pg_drop_replication_slot(slot_name) from pg_catalog.pg_replication_slots"
         " where slot_name = %s",

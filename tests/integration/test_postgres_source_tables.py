@@ -194,3 +194,21 @@ def test_table_added_to_the_publication_beside_the_captured_ones_changes_nothing
     log = opened_again(log, capture, any_dsn, "t")
     any_db.execute("insert into t values (2)")
     assert [event.key for event in log.settle()] == [{"id": 2}]
+
+
+@pytest.mark.parametrize("any_server", ["18", "15"], indirect=True)  # 14 has no publications of schemas
+@pytest.mark.usefixtures("tables")
+def test_schema_taken_out_of_the_publication_and_added_again_is_noticed(
+    any_server: LocalPostgres, any_dsn: str, any_db: Database, capture: Capture
+) -> None:
+    any_db.execute(
+        f"create publication {PUBLICATION} for tables in schema public with (publish_via_partition_root = true)"
+    )
+    log = capture(any_dsn, "t", "other")
+    any_db.execute("insert into t values (1)")
+    assert len(log.settle()) == 1
+    any_db.execute(f"alter publication {PUBLICATION} drop tables in schema public")
+    any_db.execute(f"alter publication {PUBLICATION} add tables in schema public")
+    with pytest.raises(Fatal) as raised:
+        log.source.heartbeat()
+    assert raised.value.code == "publication_changed"
