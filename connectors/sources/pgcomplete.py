@@ -112,7 +112,8 @@ class Completion:
 
     def _fill(self, fetch: Fetch) -> None:
         """Read for what comes next, the table that holds up first; leaves to the next time what is too much."""
-        entries = list(islice(self._missing, ENTRIES_AT_ONCE))
+        ahead = sum(self._sizes(self._handed + len(self._events)))  # of events behind one that still waits
+        entries = list(islice(self._missing, ENTRIES_AT_ONCE if ahead < self._part_bytes else 1))
         budget = self._part_bytes
         filled: set[int] = set()
         for table in dict.fromkeys(entry.table for entry in entries):

@@ -41,7 +41,7 @@ BATCH_SECONDS: Final = 0.02
 CAUGHT_UP_MICROSECONDS: Final = 50_000
 CUT_EVENTS: Final = 10_000
 CUT_BYTES: Final = 4_000_000
-VISIBLE_SECONDS: Final = 0.02
+VISIBLE_SECONDS: Final = 0.1
 """How often to look whether a transaction that values are needed from has become visible."""
 
 
@@ -73,6 +73,7 @@ class Log:
         self._fetch = fetch
         self._pending: tuple[Completion, SourceBatch] | None = None
         self._said_waiting = False
+        self._ask_at = 0.0
         self._decoder = Decoder(tables.prepare)
         self.position = position
         self.timeline_changed = False
@@ -216,18 +217,26 @@ class Log:
         """The next whole events of a batch that the log left incomplete; its position comes with the last of them."""
         self._pending = completion, batch
         while True:
-            events = completion.advance(self._fetch)
-            if completion.done:
-                self._pending, self._said_waiting = None, False
-                discarded = batch.discarded + self._chunks.take_discarded()
-                return msgspec.structs.replace(batch, events=events, discarded=discarded)
-            if events or time.monotonic() >= until:
-                return SourceBatch(events, discarded=self._chunks.take_discarded())
-            if not self._said_waiting:
-                self._said_waiting = True
-                LOG.warning("waiting until %s is visible", completion.waits_for, extra={"action": "wait_visible"})
+            now = time.monotonic()
+            if now >= self._ask_at:
+                events = completion.advance(self._fetch)
+                if completion.done:
+                    self._pending, self._said_waiting = None, False
+                    discarded = batch.discarded + self._chunks.take_discarded()
+                    return msgspec.structs.replace(batch, events=events, discarded=discarded)
+                if events:
+                    return SourceBatch(events, discarded=self._chunks.take_discarded())
+                self._wait_visible(completion, now)
+            if now >= until:
+                return SourceBatch([], discarded=self._chunks.take_discarded())
             self.stream.report()
-            time.sleep(max(0.0, min(VISIBLE_SECONDS, until - time.monotonic())))
+            time.sleep(max(0.0, min(self._ask_at, until) - now))
+
+    def _wait_visible(self, completion: Completion, now: float) -> None:
+        self._ask_at = now + VISIBLE_SECONDS
+        if not self._said_waiting:
+            self._said_waiting = True
+            LOG.warning("waiting until %s is visible", completion.waits_for, extra={"action": "wait_visible"})
 
     def _message(self, message: Message) -> None:
         if message.prefix != PREFIX or not message.transactional:
