@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from sync_hub.web.health import WORST_FIRST
 from sync_hub.web.problems import size
 from sync_hub.web.reader import HealthReader
 from sync_hub.web.security import COOKIE, LOGIN, Gate, cookie_settings
@@ -41,12 +42,12 @@ def routes(reader: HealthReader, gate: Gate) -> APIRouter:
 
     @router.get("/")
     def page() -> HTMLResponse:
-        view = _view(reader.document())
+        view = _view(reader)
         return HTMLResponse(render("page.html", view=view, csrf=gate.csrf, refresh_seconds=REFRESH_SECONDS))
 
     @router.get("/fragment")
     def fragment() -> HTMLResponse:
-        return HTMLResponse(render("live.html", view=_view(reader.document())))
+        return HTMLResponse(render("live.html", view=_view(reader)))
 
     @router.get(LOGIN)
     def login() -> Response:
@@ -72,8 +73,9 @@ def routes(reader: HealthReader, gate: Gate) -> APIRouter:
     return router
 
 
-def _view(document: Document) -> Document:
+def _view(reader: HealthReader) -> Document:
     """The document with what the templates need beside it: order, ages, words."""
+    document = reader.document()
     now = _seconds(document["time"])
     severity = dict.fromkeys(document["pipelines"], "ok")
     for problem in sorted(document["problems"], key=lambda each: -_SEVERITIES[each["severity"]]):
@@ -84,6 +86,10 @@ def _view(document: Document) -> Document:
         "document": document,
         "pipelines": pipelines,
         "sources": [{"name": name, **part} for name, part in sorted(document["sources"].items())],
+        "targets": [
+            {"name": name, "type": target.type, **_target(name, document)}
+            for name, target in sorted(reader.settings.targets.items())
+        ],
         "applied_per_second": sum(part["applied_per_second"] for part in pipelines),
         "events_per_second": sum(part["events_per_second"] for part in document["sources"].values()),
         "unreadable": any(problem["code"] == "state_unavailable" for problem in document["problems"]),
@@ -92,6 +98,24 @@ def _view(document: Document) -> Document:
         ),
         "until": lambda moment: lasting(float(int(max(0.0, _seconds(moment) - now)))),
         "clock": document["time"][11:19],
+    }
+
+
+def _target(name: str, document: Document) -> Document:
+    """A target as its pipelines do together: the worst state, the most lag, and unknown where one is unknown."""
+    mine = [part for part in document["pipelines"].values() if part["target"] == name]
+    lags = [part["lag_seconds"] for part in mine]
+    pauses = [part["paused"] for part in mine if part["paused"] and part["paused"]["subject"] == f"target:{name}"]
+    workers = [worker["state"] for worker in document["workers"] if worker["subject"] == f"target:{name}"]
+    states = {part["state"] for part in mine} | {state for state in workers if state in WORST_FIRST}
+    return {
+        "state": next((state for state in WORST_FIRST if state in states), "running" if workers else "stopped"),
+        "pipelines": len(mine),
+        "failed": sum(part["state"] == "failed" for part in mine),
+        "lag_seconds": None if None in lags else max(lags, default=None),
+        "applied_per_second": sum(part["applied_per_second"] for part in mine),
+        "last_applied_at": max((part["last_applied_at"] or "" for part in mine), default="") or None,
+        "paused": pauses[0] if pauses else None,
     }
 
 

@@ -19,7 +19,8 @@ Document = dict[str, Any]
 
 HEARTBEAT_SECONDS = 2.0
 
-_WORST_FIRST = ("failed", "stopped", "retrying", "paused", "snapshotting", "reloading", "catching_up", "running")
+WORST_FIRST = ("failed", "stopped", "retrying", "paused", "snapshotting", "reloading", "catching_up", "running")
+"""States of pipelines: of several, the first in this order tells most."""
 _LOADED = "loaded"
 
 
@@ -184,7 +185,7 @@ def _worst(pipeline: Pipeline, reports: list[tuple[Worker, Document]], facts: Fa
     ]
     if not seen:
         return _unreported(pipeline)
-    return min(seen, key=lambda entry: _WORST_FIRST.index(entry["state"]))
+    return min(seen, key=lambda entry: WORST_FIRST.index(entry["state"]))
 
 
 def _unreported(pipeline: Pipeline) -> Document:
@@ -209,7 +210,7 @@ def _reported(worker: Worker, report: Document, facts: Facts) -> Document:
     elif believed == "backing_off" and state not in ("failed", "paused"):
         state, since, waiting_for = "retrying", worker.since, waiting_for or "target"
     return {
-        "state": state if state in _WORST_FIRST else "stopped",
+        "state": state if state in WORST_FIRST else "stopped",
         "since": iso(since),
         "waiting_for": waiting_for,
         "attempt": int(number(report.get("attempt"))),

@@ -131,7 +131,7 @@ def test_pause_and_resume_by_hand(hub: HubState, watch: Callable[..., Page]) -> 
         page.get_by_label("For").select_option("2h")
         page.get_by_label("Why").fill("moving <house>")
         page.locator("dialog button.primary").click()
-        resume = page.get_by_role("button", name="Resume pipeline:customer_to_crm", exact=True)
+        resume = page.get_by_role("button", name="Resume pipeline customer_to_crm", exact=True)
         resume.wait_for(timeout=6000)
         (pause,) = hub.state.pauses()
         assert (pause.subject, pause.reason) == ("pipeline:customer_to_crm", "moving <house>")
@@ -229,3 +229,28 @@ def test_text_has_enough_contrast(hub: HubState, watch: Callable[..., Page], dar
     with served(hub) as address:
         page = watch(address, dark=dark)
         assert page.evaluate(measure) == []
+
+
+def test_targets_are_shown_and_what_failed_is_tried_again_by_hand(hub: HubState, watch: Callable[..., Page]) -> None:
+    hub.pipeline("other_to_crm")
+    error = {"code": "check_violated", "message": "no", "hint": "mend it", "command": ""}
+    failed = {"state": "failed", "waiting_for": "person", "error": error}
+    hub.deliver(pipelines={"customer_to_crm": failed, "other_to_crm": {}})
+    with served(hub) as address:
+        page = watch(address)
+        assert "What customer_to_crm is for" in page.locator("#pipeline-customer_to_crm").inner_text()
+        target = page.locator("#target-crm")
+        assert "failed" in target.locator(".state").inner_text()
+        target.get_by_role("button", name="Try target crm again").wait_for()
+        page.get_by_role("button", name="Try pipeline other_to_crm again").wait_for(state="detached")
+        page.get_by_role("button", name="Try pipeline customer_to_crm again").click()
+        page.locator("#said", has_text="pipeline customer_to_crm is tried again").wait_for()
+        (asked,) = hub.state.wishes("deliver:crm")[1]
+        assert (asked.action, asked.arguments) == ("retry", {"pipeline": "customer_to_crm"})
+        target.get_by_role("button", name="Pause target crm").click()
+        page.locator("dialog button[value=pause]").click()
+        row = page.locator("#pipeline-customer_to_crm")
+        row.get_by_role("button", name="Resume target crm").wait_for()
+        assert row.get_by_role("button").inner_text() == "Resume target crm", "it says that more than this one goes on"
+        row.get_by_role("button").click()
+        page.locator("#said", has_text="2 pipelines").wait_for()

@@ -154,7 +154,12 @@ const actions = {
   },
   async resume(button) {
     const name = button.dataset.name;
-    if (await change("/api/resume", { name })) say(`${name.replace(":", " ")} goes on.`);
+    const told = await change("/api/resume", { name });
+    if (told) {
+      const whom = told.pipelines.length > 1 ? `: ${told.pipelines.length} pipelines` : "";
+      const pending = told.pending.length ? ` A changed mapping still waits to be applied: ${told.pending.join(", ")}.` : "";
+      say(`${name.replace(":", " ")} ${told.tried_again ? "is tried again" : "goes on"}${whom}.${pending}`);
+    }
     await refresh();
   },
   async copy(button) {
