@@ -149,6 +149,29 @@ def test_run_apply_applies_first(lab: Changing) -> None:
     assert query(lab.target, "select note from orders where shop = 5000") == [("noted",)]
 
 
+def test_another_key_is_loaded_into_a_table_that_was_emptied_and_another_table_is_made(lab: Changing) -> None:
+    lab.change(("  id: id\n", "  id: id + 1000000\n"))
+    assert lab.cli("apply", "accounts").returncode == 2
+    assert lab.cli("pause", "accounts").returncode == 0
+    lab.becomes("accounts", "paused")
+    execute(lab.target, "truncate accounts")
+    assert lab.cli("apply", "accounts").returncode == 0
+    lab.resume("accounts")
+    lab.proven("accounts")
+    lab.agrees()
+    assert query(lab.target, "select min(id) > 1000000 from accounts") == [(True,)]
+    lab.change(("table: accounts,", "table: renamed,"))
+    assert lab.cli("apply", "accounts").returncode == 0
+    lab.proven("accounts")
+    lab.agrees()
+    assert query(lab.target, "select (select count(*) from accounts) = (select count(*) from renamed)") == [(True,)]
+    lab.change(("table: renamed,", "table: accounts,"))
+    assert lab.cli("apply", "accounts").returncode == 2, "the old one kept its rows"
+    execute(lab.target, "drop table accounts")
+    assert lab.cli("apply", "accounts").returncode == 0
+    lab.proven("accounts")
+
+
 def test_a_dropped_field_keeps_its_values_a_new_mapping_is_loaded_and_one_that_is_gone_forgotten(
     lab: Changing,
 ) -> None:
