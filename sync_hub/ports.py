@@ -121,6 +121,13 @@ class Source(Protocol):
         """
         ...
 
+    def forget(self, position: str | None) -> None:
+        """Let go of what the log keeps for this hub: the next `open` begins anew, without a position.
+
+        Everything it reads then is newer than anything that was read up to `position`. Safe to call twice.
+        """
+        ...
+
     def status(self) -> dict[str, Any]:
         """Figures for health: `position`, `retained_log_bytes`, `retained_log_limit_bytes`, `slot_status`."""
         ...

@@ -136,6 +136,12 @@ class State:
             for snapshot in snapshots:
                 self.snapshots.advance(connection, snapshot)
 
+    def forget_position(self, source: str) -> None:
+        """Forget where a source's log was read up to, and what was proven by it."""
+        with self._store.transaction(write=True) as connection:
+            connection.execute(sa.delete(stored.positions).where(stored.positions.c.source == source))
+            connection.execute(sa.delete(stored.progress).where(stored.progress.c.source == source))
+
     def progress(self, source: str, *, limit: int | None = None) -> list[Progress]:
         """The kept progress of a source, newest first; `limit` leaves out what is older."""
         query = (

@@ -46,7 +46,15 @@ class Opening:
     """Opens the log of one source once."""
 
     def __init__(
-        self, name: str, options: PostgresOptions, queries: Queries, *, slot: str, publication: str, recover: str
+        self,
+        name: str,
+        options: PostgresOptions,
+        queries: Queries,
+        *,
+        slot: str,
+        publication: str,
+        recover: str,
+        epoch_above: int = 0,
     ) -> None:
         self._name = name
         self._options = options
@@ -54,6 +62,7 @@ class Opening:
         self._slot = slot
         self._publication = publication
         self._recover = recover
+        self._epoch_above = epoch_above
         self._what = f"sources.{name}"
 
     def open(
@@ -170,7 +179,7 @@ class Opening:
                 start = pgslot.create_slot(log, connection, self._slot, failover=self._options.failover)
         else:
             start = self._usable(slot, log.info.dbname)
-        return Position(server.system, server.timeline, format_lsn(start), 0, 0, next_epoch(0), {})
+        return Position(server.system, server.timeline, format_lsn(start), 0, 0, next_epoch(self._epoch_above), {})
 
     def _usable(self, slot: Slot, database: str) -> int:
         """Where an existing slot stands that no stored position speaks of."""

@@ -96,15 +96,30 @@ def check(name: str, queries: Queries, options: PostgresOptions, *, slot: str, p
             if found_slot is not None:
                 _check_slot(found_slot, server, add)
             found = pgslot.find_publication(connection, publication)
+            creatable = True
             for entry in options.table_options():
                 path = f"sources.{name}.tables.{entry}"
                 for table in _matching(connection, entry, add):
                     path = f"sources.{name}.tables.{table}"
                     _check_table(connection, name, options, table, add)
-                    _check_published(connection, server, found, publication, table, add)
+                    creatable &= _check_published(connection, server, found, publication, table, add)
+            if not creatable:
+                findings.append(_no_publication(name, publication))
     except SyncHubError as error:
         findings.append(Finding(error.code, "error", path, error.message, error.hint, error.command))
     return findings
+
+
+def _no_publication(source: str, publication: str) -> Finding:
+    """One finding for all tables: they are published together."""
+    return Finding(
+        "publication_privilege",
+        "error",
+        f"sources.{source}",
+        f"there is no publication {publication}, and the role may not create it for these tables",
+        "have the owner of the tables run what this prints",
+        f"sync-hub init {source} --sql",
+    )
 
 
 def _check_server(server: _Server, *, slot_exists: bool, add: Add) -> None:
@@ -182,20 +197,18 @@ def _check_table(connection: Connection, source: str, options: PostgresOptions, 
 
 def _check_published(
     connection: Connection, server: _Server, publication: pgslot.Publication | None, name: str, table: str, add: Add
-) -> None:
+) -> bool:
+    """What is wrong with how a table is published; False when the publication is missing and others must make it."""
     found = pgcatalog.describe(connection, table)
     if found is None:
-        return
+        return True
     entry = publication.tables.get(found.full_name) if publication else None
     if entry is None:
         owned = _facts(connection, found).owned
-        allowed = owned and (publication.usable if publication else server.may_create)
-        if not allowed:
-            statement = (
-                f"alter publication {quote(name)} add table only {quote_table(found.schema, found.name)}"
-                if publication
-                else pgslot.create_publication_sql(name, [found], server.version)
-            )
+        if not publication:
+            return owned and server.may_create
+        if not (owned and publication.usable):
+            statement = f"alter publication {quote(name)} add table only {quote_table(found.schema, found.name)}"
             message = f"the publication {name} does not hold {table}, and the role may not add it"
             add("error", "publication_privilege", message, f"run as the owner of the table: {statement};")
     elif entry.filtered or entry.column_list:
@@ -206,6 +219,7 @@ def _check_published(
         add(
             "error", "publication_options", message, "set publish and publish_via_partition_root as `init --sql` prints"
         )
+    return True
 
 
 def _unusable(source: str, table: Table, facts: _TableFacts) -> Iterator[Fatal]:

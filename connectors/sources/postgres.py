@@ -50,6 +50,7 @@ class PostgresSource:
         self._nonce = uuid.uuid4().hex[:12]
         self._marks = 0
         self._fence: int | None = None
+        self._epoch_above = 0
         self._readers: dict[str, TableReader] = {}
         self._log: Log | None = None
         self._opening: Opening | None = None
@@ -96,6 +97,7 @@ class PostgresSource:
             slot=self._slot,
             publication=self._publication,
             recover=self._recover,
+            epoch_above=self._epoch_above,
         )
         self._log = opening.open(stored, tables, self._chunks, raise_epoch=raise_epoch, fetch=self._fetch)
         self._opening = opening
@@ -238,6 +240,13 @@ class PostgresSource:
     def take_changed(self) -> dict[str, str]:
         """Tables whose rows must be loaded again, told once: see `Source.take_changed`."""
         return self._captured().take_changed()
+
+    def forget(self, position: str | None) -> None:
+        """Drop the slot; the next position has a higher epoch than this one: see `Source.forget`."""
+        self._close_log()
+        self._epoch_above = 0 if position is None else load(position, self._recover).epoch
+        with self._queries.use() as connection:
+            pgslot.drop_slot(connection, self._slot)
 
     def drop(self) -> None:
         """Drop slot and publication: this source is no longer captured, or starts again from nothing."""

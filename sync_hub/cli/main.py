@@ -11,7 +11,22 @@ from typing import Annotated, Any
 import typer
 
 from sync_hub import __version__
-from sync_hub.cli import apply, check, init, mapping, pause, plan, resume, run, status, tail, topics
+from sync_hub.cli import (
+    apply,
+    check,
+    init,
+    mapping,
+    pause,
+    plan,
+    recover,
+    resume,
+    run,
+    snapshot,
+    status,
+    tail,
+    topics,
+    verify,
+)
 from sync_hub.cli.options import Config
 from sync_hub.cli.output import nobody_reads, one_line, paint, say
 from sync_hub.errors import SyncHubError
@@ -37,6 +52,9 @@ for name, command in (
     ("status", status.status),
     ("pause", pause.pause),
     ("resume", resume.resume),
+    ("snapshot", snapshot.snapshot),
+    ("verify", verify.verify),
+    ("recover", recover.recover),
     ("topics", topics.topics),
     ("tail", tail.tail),
 ):

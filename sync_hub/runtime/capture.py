@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ from sync_hub.envelope import Encoder, topic_name
 from sync_hub.errors import ConfigError, Fatal, PublishingBroken, Unavailable
 from sync_hub.model import ChangeEvent, Heartbeat, Outgoing, SourceBatch, Table, TopicInfo
 from sync_hub.ports import Broker, Source
-from sync_hub.runtime.control import RAISE_EPOCH, Control, Rate, answer_requests, described
+from sync_hub.runtime.control import RAISE_EPOCH, RECOVER, WHEN_OPENING, Control, Rate, answer_requests, described
 from sync_hub.runtime.retry import Backoff
 from sync_hub.runtime.snapshot import Snapshots
 from sync_hub.settings import Settings
@@ -33,6 +33,10 @@ DRAIN_SECONDS = 5.0
 SLOW_SECONDS = 5.0
 """From when on health says that the broker does not take what is published."""
 RECORD_OVERHEAD_BYTES = 512
+
+RECOVERY = "recovery"
+PROMOTED = "a standby became the primary"
+"""Why views are in doubt."""
 
 
 class Capture:
@@ -114,8 +118,13 @@ class Capture:
             source.close()
 
     def _open(self, session: Session) -> None:
-        """Open the log; under a higher epoch where a hole in publishing is possible, also one before a crash."""
-        asked = [one for one in self._state.wishes(self._control.name)[1] if one.action == RAISE_EPOCH]
+        """Open the log; under a higher epoch where a hole in publishing is possible, also one before a crash.
+
+        What was asked for when opening is done again when it does not come to its end.
+        """
+        asked = [one for one in self._state.wishes(self._control.name)[1] if one.action in WHEN_OPENING]
+        if any(one.action == RECOVER for one in asked):
+            session.begin_anew()
         session.open(raise_epoch=self._raise_epoch or bool(asked))
         self._raise_epoch = False
         for request in asked:
@@ -165,12 +174,35 @@ class Session:
         self._refuse_other_topics()
         self._broker.publish([])
         position = self._source.open(self._state.position(self._name), raise_epoch=raise_epoch)
+        if self._source.status().get("timeline_changed"):
+            self._state.doubt(self._pipelines(tables), PROMOTED)
         self._state.save_position(self._name, position)
         self._state.save_tables(self._name, list(tables.values()))
         self.saved = position
         self.snapshots = Snapshots(
             self._name, self._source, self._state, tables, load=self._load, chunk_rows=self._chunk_rows
         )
+
+    def begin_anew(self) -> None:
+        """Recovery: give up the lost position, and have every pipeline of the source loaded again and verified."""
+        self._source.forget(self._state.position(self._name))
+        self._state.forget_position(self._name)
+        self._state.reload([one.name for one in self._state.pipelines() if one.source == self._name], RECOVERY)
+
+    def _pipelines(self, tables: Iterable[str]) -> list[str]:
+        """Those whose rows are in their targets, or on their way there."""
+        names = set(tables)
+        mine = [one for one in self._state.pipelines() if one.source == self._name and one.table in names]
+        return [one.name for one in mine if one.phase != "ready" or one.unproven]
+
+    def _load_changed(self) -> None:
+        """Tables that changed without events are described anew, and their pipelines loaded again."""
+        changed = self._source.take_changed()
+        if changed:
+            self._state.save_tables(self._name, list(self._describe().values()))
+            for table, reason in changed.items():
+                LOG.warning("%s: %s", table, reason, extra={"action": "reload", "table": table})
+                self._state.reload(self._pipelines([table]), f"{table}: {reason}")
 
     def _refuse_other_topics(self) -> None:
         """A key must stay in its partition, and what was proven to be published must still be there."""
@@ -207,6 +239,7 @@ class Session:
             self._flush()
             self._save()
         self._heartbeat()
+        self._load_changed()
         self.snapshots.turn()
         return len(batch.events)
 

@@ -1,0 +1,223 @@
+"""A place in the log that cannot be proven stops capture, and `recover` brings every view back to equal."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from connectors.local_postgres import LOGICAL, LocalPostgres
+from tests.conftest import _database
+from tests.end_to_end.hub import wait_until
+from tests.end_to_end.lab import Lab, execute, query
+from tests.end_to_end.workload import SCHEMA
+
+FULL = """
+mapping: accounts_to_crm
+from: {source: {source}, table: public.accounts}
+to: {target: crm, table: account_view, create: true}
+key: [account]
+fields:
+  account: id
+  title: upper(name)
+  balance: {expr: balance, type: "numeric(14,4)"}
+where: active
+---
+mapping: orders_to_wh
+from: {source: {source}, table: public.orders}
+to: {target: wh, table: order_view, create: true}
+key: [shop, number]
+copy: all
+"""
+FILL = (
+    "insert into accounts select n, 'name ' || n, n, repeat('x', 3000), n % 5 > 0 from generate_series(1, 400) n",
+    "insert into orders select n % 7, n, n / 3.0, null from generate_series(1, 800) n",
+)
+GAP = (
+    "delete from accounts where id % 3 = 0",
+    "update accounts set name = 'in the gap', id = id + 10000 where id % 4 = 0",
+    "insert into accounts select n, 'new ' || n, 1, null, true from generate_series(501, 520) n",
+    "delete from orders where shop = 1",
+)
+
+
+@pytest.fixture(params=["embedded", "kafka"])
+def lab(
+    request: pytest.FixtureRequest, source_server: LocalPostgres, target_server: LocalPostgres, tmp_path: Path
+) -> Iterator[Lab]:
+    """A hub whose views are loaded."""
+    broker = ""
+    if request.param == "kafka":
+        address = request.getfixturevalue("kafka_address")
+        broker = f"{{type: kafka, bootstrap_servers: ['{address}'], partitions: 3, replication_factor: 1}}"
+    database = contextlib.contextmanager(_database)
+    with database(source_server) as source, database(target_server) as target:
+        execute(source, SCHEMA, *FILL)
+        lab = Lab(tmp_path, f"r{uuid.uuid4().hex[:8]}", source, target, FULL, broker=broker)
+        lab.start()
+        try:
+            lab.settle()
+            yield lab
+        finally:
+            lab.close()
+
+
+def recovered(lab: Lab) -> None:
+    """Recover while the application goes on; every view is proven to be equal."""
+    done = lab.cli("recover", lab.name)
+    assert (done.returncode, "not_confirmed" in done.stderr) == (2, True), done
+    with lab.load(seed=9):
+        done = lab.cli("recover", lab.name, "--yes")
+        assert done.returncode == 0, done.stderr
+        assert "accounts_to_crm" in done.stdout
+
+        def proven() -> bool:
+            pipelines = lab.state.pipelines()
+            return lab.state.position(lab.name) is not None and all(
+                one.phase == "loaded" and not one.unproven for one in pipelines
+            )
+
+        wait_until(lambda: any(one.unproven for one in lab.state.pipelines()), "recovery begins", 30)
+        try:
+            wait_until(proven, "every view is loaded and verified", 90)
+        except AssertionError as error:
+            states = [(one.name, one.phase, one.unproven) for one in lab.state.pipelines()]
+            shown = f"{states}\n{lab.state.verifications.all()}\n{lab.log()[-4000:]}"
+            raise AssertionError(f"{error}: {shown}") from error
+    lab.agrees()
+    assert lab.cli("verify").returncode == 0
+
+
+def test_a_dropped_slot_stops_capture_and_what_was_deleted_in_the_gap_is_removed(lab: Lab) -> None:
+    lab.stop()
+    slot = query(lab.source, "select slot_name from pg_replication_slots where database = current_database()")[0][0]
+    execute(lab.source, f"select pg_drop_replication_slot('{slot}')", *GAP)
+    lab.start()
+    problem = lab.problem("worker_failed", f"source:{lab.name}")
+    assert problem["command"] == f"sync-hub recover {lab.name}"
+    recovered(lab)
+    assert query(
+        lab.target, "select count(*) from account_view where account between 61 and 400 and account % 3 = 0"
+    ) == [(0,)]
+
+
+def test_a_topic_that_was_created_again_is_noticed_and_recovered(lab: Lab) -> None:
+    lab.stop()
+    if "kafka" in lab.config.read_text():
+        from kafka import KafkaAdminClient
+
+        address = lab.config.read_text().partition("bootstrap_servers: ['")[2].partition("'")[0]
+        admin = KafkaAdminClient(bootstrap_servers=address)
+        admin.delete_topics([f"{lab.name}.public.accounts"])
+        wait_until(lambda: f"{lab.name}.public.accounts" not in admin.list_topics(), "the topic is gone")
+        admin.close()
+    else:
+        for file in lab.folder.glob("log.db*"):
+            file.unlink()
+    execute(lab.source, *GAP)
+    lab.start()
+    lab.problem("worker_failed", f"source:{lab.name}")
+    recovered(lab)
+
+
+def test_a_changed_column_type_loads_the_table_again(lab: Lab) -> None:
+    execute(
+        lab.source,
+        "alter table accounts alter column balance type numeric(13,3) using balance + 1000",
+        "insert into accounts values (9001, 'after', 1, null, true)",
+    )
+    wait_until(
+        lambda: query(lab.target, "select balance >= 1000 from account_view where account = 1") == [(True,)], "reload"
+    )
+    wait_until(lambda: not any(one.unproven for one in lab.state.pipelines()), "verified")
+    lab.agrees()
+
+
+def test_a_server_restored_from_a_backup_is_refused_and_recovered(
+    tmp_path: Path, server_folder: Path, target_server: LocalPostgres
+) -> None:
+    server = LocalPostgres(server_folder / "restored", settings=LOGICAL | {"fsync": "off"})
+    server.folder.mkdir()
+    server.start()
+    lab = None
+    try:
+        source = server.dsn()
+        execute(source, SCHEMA, *FILL)
+        with contextlib.contextmanager(_database)(target_server) as target:
+            lab = Lab(tmp_path, f"b{uuid.uuid4().hex[:8]}", source, target, FULL)
+            lab.start()
+            lab.settle()
+            lab.stop()
+            server.stop()
+            backup = server.folder / "backup"
+            _copied(server.data, backup)
+            server.start()
+            lab.start()
+            execute(source, *GAP)
+            lab.agrees()
+            lab.stop()
+            server.stop()
+            shutil.rmtree(server.data)
+            _copied(backup, server.data)
+            server.start()
+            execute(source, "delete from orders where shop = 2", "insert into orders values (77, 'restored', 1, null)")
+            lab.start()
+            lab.problem("worker_failed", f"source:{lab.name}")
+            recovered(lab)
+            lab.close()
+            lab = None
+    finally:
+        if lab is not None:
+            lab.close()
+        server.stop("immediate")
+
+
+def _copied(source: Path, to: Path) -> None:
+    """A copy with the owners and rights that the server insists on."""
+    subprocess.run(["cp", "-a", str(source), str(to)], check=True)
+
+
+def test_an_invalidated_slot_is_recovered(tmp_path: Path, server_folder: Path, target_server: LocalPostgres) -> None:
+    settings = LOGICAL | {
+        "fsync": "off",
+        "max_slot_wal_keep_size": "16MB",
+        "min_wal_size": "32MB",
+        "max_wal_size": "32MB",
+    }
+    server = LocalPostgres(server_folder / "small", settings=settings)
+    server.folder.mkdir()
+    server.start()
+    lab = None
+    try:
+        source = server.dsn()
+        execute(source, SCHEMA, *FILL)
+        with contextlib.contextmanager(_database)(target_server) as target:
+            lab = Lab(tmp_path, f"i{uuid.uuid4().hex[:8]}", source, target, FULL)
+            lab.start()
+            lab.settle()
+            lab.stop()
+            execute(source, *GAP)
+            lost = "select wal_status from pg_replication_slots"
+            with psycopg.connect(source, autocommit=True) as connection:
+                for _ in range(40):
+                    connection.execute("select pg_logical_emit_message(false, 'filler', repeat('x', 4000000))")
+                    connection.execute("select pg_switch_wal()")
+                    connection.execute("checkpoint")
+                    if connection.execute(lost).fetchall() == [("lost",)]:
+                        break
+            assert query(source, lost) == [("lost",)]
+            lab.start()
+            lab.problem("worker_failed", f"source:{lab.name}")
+            recovered(lab)
+            lab.close()
+            lab = None
+    finally:
+        if lab is not None:
+            lab.close()
+        server.stop("immediate")
