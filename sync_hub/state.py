@@ -238,10 +238,10 @@ class State:
     def reload(self, names: Sequence[str], reason: str, bundles: Mapping[str, str] | None = None) -> None:
         """Have these pipelines loaded again and verified (`guarantees.md` §7), under new bundles where given.
 
-        A pipeline that has no rows in its target yet only takes its new bundle. Loading that was begun is given up.
+        A pipeline that has nothing in its target yet only takes its new bundle. Loading that was begun is given up.
         """
         one = stored.pipelines.c
-        begun = one.phase.not_in(["new", "starting"])
+        begun = one.phase != "new"
         again = {"phase": "adopting", "unproven": reason, "loaded_at": None}
         with self._store.transaction(write=True) as connection:
             self.snapshots.leave(connection, names)

@@ -13,10 +13,13 @@ import psycopg
 import pytest
 
 from connectors.local_postgres import LOGICAL, LocalPostgres
+from sync_hub import settings as configuration
+from sync_hub.runtime.capture import PROMOTED
 from tests.conftest import _database
 from tests.end_to_end.hub import wait_until
 from tests.end_to_end.lab import Lab, execute, query
 from tests.end_to_end.workload import SCHEMA
+from tests.servers.standby import pair
 
 FULL = """
 mapping: accounts_to_crm
@@ -221,3 +224,40 @@ def test_an_invalidated_slot_is_recovered(tmp_path: Path, server_folder: Path, t
         if lab is not None:
             lab.close()
         server.stop("immediate")
+
+
+@pytest.mark.parametrize("lacks", [True, False], ids=["lacks the newest", "has everything"])
+def test_a_promoted_standby(lacks: bool, tmp_path: Path, server_folder: Path, target_server: LocalPostgres) -> None:
+    with (
+        pair(server_folder / f"pair-{lacks}") as servers,
+        contextlib.contextmanager(_database)(target_server) as target,
+    ):
+        source = servers.primary.dsn()
+        execute(source, SCHEMA, *FILL)
+        lab = Lab(tmp_path, f"f{uuid.uuid4().hex[:8]}", source, target, FULL)
+        try:
+            lab.start()
+            lab.settle()
+            servers.sync_slots(lambda: execute(source, "update accounts set balance = balance + 1 where id = 1"))
+            lab.settle()
+            if lacks:
+                servers.part()
+            execute(source, *GAP)
+            lab.agrees()
+            if not lacks:
+                servers.catch_up()
+            promoted = servers.fail_over()
+            lab.stop()
+            lab.config.write_text(lab.config.read_text().replace(source, promoted.dsn()))
+            lab.source = promoted.dsn()
+            lab.settings = configuration.load(lab.config, lab.environment)
+            lab.start()
+            if lacks:
+                lab.problem("worker_failed", f"source:{lab.name}")
+                recovered(lab)
+            else:
+                wait_until(lambda: any(v.reason == PROMOTED for v in lab.state.verifications.all()), "doubted")
+                wait_until(lambda: not any(one.unproven for one in lab.state.pipelines()), "verified")
+                lab.agrees()
+        finally:
+            lab.close()
