@@ -247,6 +247,10 @@ def _unreadable(error: BaseException, text: str, file: str, first_line: int) -> 
         return ConfigError("yaml_syntax", str(reason), where=file, hint="remove control characters and deep nesting")
     problem = getattr(error, "problem", None) or "not YAML"
     where = f"{file}:{mark.line + first_line}:{mark.column + 1}"
+    lines = text.split("\n")
+    if mark.line < len(lines) and "\t" in lines[mark.line][: mark.column + 1]:
+        hint = "YAML indents with spaces: put spaces where the tabs are"
+        return ConfigError("yaml_syntax", "a tab stands where only spaces may", where=where, hint=hint)
     return ConfigError(
         "yaml_syntax",
         str(problem),

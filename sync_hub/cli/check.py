@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import socket
 import time
@@ -198,13 +199,15 @@ class Check:
             return
         table = self.tables[spec.source].get(spec.table)
         if table is None:
-            captured = ", ".join(sorted(self.tables[spec.source])) or "none"
+            captured = sorted(self.tables[spec.source])
+            meant = [name for name in captured if name.rpartition(".")[2] == spec.table]
+            meant = meant or difflib.get_close_matches(spec.table, captured, n=1)
             raise spec.error(
                 "table_not_captured",
                 f"the source {spec.source} captures no table {spec.table}",
                 "from",
                 "table",
-                hint=f"captured are: {captured}",
+                hint=f"did you mean {meant[0]}?" if meant else f"captured are: {', '.join(captured) or 'none'}",
             )
         compiled = compile_mapping(bundle, table, secrets=os.environ)
         written[spec.target].append(spec.target_table)

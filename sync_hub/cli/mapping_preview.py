@@ -34,7 +34,7 @@ def preview(
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Read some rows from the real source and show what the mapping makes of them. Exit 1 when it rejects one."""
+    """Show what the mapping makes of real rows of its source. Exit 1 when it rejects one, or the key has no row."""
     settings = load_settings(context, config)
     shown = _rows(settings, mapping, key, limit)
     if json:
@@ -44,7 +44,7 @@ def preview(
             _show(row)
         if not shown:
             say("there is no such row" if key else "the table is empty")
-    if any("rejected" in row for row in shown):
+    if any("rejected" in row for row in shown) or (key and not shown):
         raise typer.Exit(1)
 
 

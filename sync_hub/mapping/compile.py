@@ -89,7 +89,7 @@ class Compiler:
 
     def _unknown_column(self, name: str, place: int) -> SyntaxProblem:
         if name.lower() in self.scope.refused:
-            return SyntaxProblem(self.scope.refused[name.lower()], place)
+            return SyntaxProblem(self.scope.refused[name.lower()], place, self.scope.refused_hint)
         if name in FACTS:
             return SyntaxProblem(f"{name} cannot be used here: it belongs to the event, not to the row", place)
         known = [*self.scope.columns, *self.scope.facts]
@@ -98,6 +98,8 @@ class Compiler:
                 return SyntaxProblem(f"there is no column {name}", place, f'write "{column}", with the double quotes')
         close = difflib.get_close_matches(name.lower(), known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"columns are: {', '.join(sorted(self.scope.columns))}"
+        if not close and name.isidentifier():
+            hint = f"for the text {name} write '{name}', alone {{value: {name}}}; {hint}"
         return SyntaxProblem(f"there is no column {name}", place, hint)
 
     def condition(self, node: exp.Expr) -> Operand:

@@ -267,11 +267,29 @@ def _no_clock(place: int) -> SyntaxProblem:
     )
 
 
+_ELSEWHERE: Final = {
+    "array_length": "cardinality(array)",
+    "array_upper": "cardinality(array)",
+    "len": "length(text)",
+    "ifnull": "coalesce(value, otherwise)",
+    "isnull": "coalesce(value, otherwise), or value is null",
+    "nvl": "coalesce(value, otherwise)",
+    "iif": "case when condition then value else otherwise end",
+    "if": "case when condition then value else otherwise end",
+    "instr": "strpos(text, part)",
+    "charindex": "strpos(text, part)",
+}
+"""What other systems call otherwise; the name that is most like it would mislead."""
+
+
 def _unknown_function(name: str, place: int) -> SyntaxProblem:
     if name in _RANDOM:
         return SyntaxProblem(
             f"{name} is refused: the same event must always give the same row", place, "use uuid_v5(namespace, name)"
         )
+    elsewhere = _ELSEWHERE.get(name)
+    if elsewhere:
+        return SyntaxProblem(f"there is no function {name}", place, f"write {elsewhere}")
     close = difflib.get_close_matches(name, names(), n=1)
     hint = f"did you mean {close[0]}?" if close else "sync-hub mapping functions lists them all"
     return SyntaxProblem(f"there is no function {name}", place, hint)

@@ -37,9 +37,10 @@ class Scopes:
             for name in self.types
             if name not in table.key
         }
-        self.key = Scope(keys, lookups, secrets, FACTS, refused | not_key)
+        only = f"use the source's key: {', '.join(table.key)}" if table.key else "give the source's table a primary key"
+        self.key = Scope(keys, lookups, secrets, FACTS, refused | not_key, only)
         steady = {name: type_ for name, type_ in FACTS.items() if name not in EVENT_FACTS}
-        self.key_only = Scope(keys, lookups, secrets, steady, refused | not_key)
+        self.key_only = Scope(keys, lookups, secrets, steady, refused | not_key, only)
         self.condition = Scope(self.types, lookups, secrets, steady, refused)
 
 
@@ -91,7 +92,8 @@ def key_fields(spec: MappingSpec, fields: Sequence[Field], scopes: Scopes) -> li
         elif name in scopes.key_only.columns:
             out.append(known[name])
         else:
-            raise spec.error("bad_expression", scopes.key_only.refused[name], "key", index)
+            scope = scopes.key_only
+            raise spec.error("bad_expression", scope.refused[name], "key", index, hint=scope.refused_hint)
     return out
 
 

@@ -31,13 +31,17 @@ EVENT_FACTS: Final = frozenset({"_operation", "_committed_at", "_actor", "_corre
 
 
 class Scope(Struct, frozen=True):
-    """What an expression may name. `refused` are columns that exist but cannot be used, with the reason."""
+    """What an expression may name. `refused` are columns that exist but cannot be used, with the reason.
+
+    `refused_hint` says what to use instead.
+    """
 
     columns: Mapping[str, SqlType]
     lookups: Mapping[str, Lookup] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, SqlType] = field(default_factory=lambda: FACTS)
     refused: Mapping[str, str] = field(default_factory=dict)
+    refused_hint: str = ""
 
 
 class Expression(Struct, frozen=True):

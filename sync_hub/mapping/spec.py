@@ -222,6 +222,10 @@ class _Reader:
             self._fail(
                 "wrong_type", "columns with their expressions are expected", path, hint="email: lower(trim(email))"
             )
+        for name, item in value.items():
+            if item is None and name.count(")") > name.count("("):
+                hint = "inside { } a comma ends the expression: put it in quotes, or each field in a line of its own"
+                self._fail("unknown_key", f"{name!r} is no column", (*path, name), hint=hint, key=True)
         return tuple(self._field(name, item, (*path, name)) for name, item in value.items())
 
     def _field(self, name: str, value: Any, path: Path) -> FieldSpec:

@@ -53,14 +53,16 @@ def _workers(settings: Settings, health: Document, facts: Facts) -> Iterator[Pro
                 FAILING,
                 subject_of(name),
                 f"no worker {name} has ever reported",
-                "start the hub, or this part of it",
-                f"sync-hub run --only {name}",
+                "start the hub, or this part of it" if running else "start the hub",
+                f"sync-hub run --only {name}" if running else "sync-hub run",
             )
     for worker in health["workers"]:
-        yield from _worker(worker, settings.limits, facts, replaced=worker["name"] in running)
+        alone = worker["name"] not in running and bool(running)
+        yield from _worker(worker, settings.limits, facts, replaced=worker["name"] in running, alone=alone)
 
 
-def _worker(worker: Document, limits: Limits, facts: Facts, *, replaced: bool) -> Iterator[Problem]:
+def _worker(worker: Document, limits: Limits, facts: Facts, *, replaced: bool, alone: bool) -> Iterator[Problem]:
+    """What is wrong with a worker; `alone`: others of this hub run."""
     name, subject, state = worker["name"], worker["subject"], worker["state"]
     error = worker["error"] or {}
     since = seconds(worker["since"])
@@ -76,8 +78,9 @@ def _worker(worker: Document, limits: Limits, facts: Facts, *, replaced: bool) -
         )
     elif state == "stopped" and not replaced:
         yield Problem(
-            "worker_stopped", FAILING, subject, f"{name} on {worker['host']} was stopped", "start the hub",
-            f"sync-hub run --only {name}", since,
+            "worker_stopped", FAILING, subject, f"{name} on {worker['host']} was stopped",
+            "the others run: start this part again" if alone else "the hub was stopped: start it again",
+            f"sync-hub run --only {name}" if alone else "sync-hub run", since,
         )  # fmt: skip
     elif state == "failed":
         yield Problem(

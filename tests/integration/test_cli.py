@@ -134,6 +134,7 @@ def running(drafted: Project) -> Iterator[Project]:
     assert process.wait(20) == 0
     document = drafted.json("status", code=1)
     assert {problem["code"] for problem in document["problems"]} == {"worker_stopped"}
+    assert {problem["command"] for problem in document["problems"]} == {"sync-hub run"}, "the whole hub, not its parts"
 
 
 def loaded(project: Project) -> bool:
@@ -330,7 +331,8 @@ def test_mapping_preview_reads_real_rows(drafted: Project) -> None:
     assert shown["mapped"]["balance"] == "4.50"
     assert len(drafted.json("mapping", "preview", name, "--limit", "2")) == 2
     assert "name 1" in drafted.run("mapping", "preview", name).stdout
-    assert drafted.json("mapping", "preview", name, "--key", "999") == []
+    assert json.loads(drafted.call("mapping", "preview", name, "--key", "999", "--json", code=1).stdout) == []
+    assert "no such row" in drafted.run("mapping", "preview", name, "--key", "999", code=1).stdout
     assert "bad_key" in drafted.fails("mapping", "preview", name, "--key", "x", code=2)
     assert "did you mean" in drafted.fails("mapping", "preview", name[:-1], code=2)
     pairs = next(row["mapping"] for row in drafted.json("mapping", "list") if row["table"] == "public.pairs")

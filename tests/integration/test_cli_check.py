@@ -117,6 +117,11 @@ def test_a_missing_target_table_is_found_unless_it_is_to_be_created(project: Pro
     assert set(errors(project, 1)) == {"target_table_missing"}
 
 
+def test_a_table_without_its_schema_is_recognised(project: Project) -> None:
+    project.write("mappings/people.yaml", MAPPING.replace("table: public.people", "table: people"))
+    assert errors(project, 2)["table_not_captured"]["hint"] == "did you mean public.people?"
+
+
 def test_a_port_that_another_program_has_is_found(project: Project) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

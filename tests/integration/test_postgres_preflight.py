@@ -61,6 +61,12 @@ def test_missing_tables_views_and_unlogged_tables(any_dsn: str, any_db: Database
     assert all(finding.hint for finding in findings)
 
 
+def test_a_publication_that_others_must_make_is_asked_for_once(role: str, db: Database) -> None:
+    db.execute("create table a (id int primary key); create table b (id int primary key)")
+    found = [finding for finding in check(role, "a", "b") if finding.code == "publication_privilege"]
+    assert [(one.path, one.command) for one in found] == [("sources.erp", "sync-hub init erp --sql")]
+
+
 def test_least_privilege_is_named_piece_by_piece(role: str, db: Database, capture: Capture) -> None:
     db.execute("create table t (id int primary key)")
     name = user_of(role)
@@ -73,7 +79,8 @@ def test_least_privilege_is_named_piece_by_piece(role: str, db: Database, captur
     with pytest.raises(Fatal) as raised:
         capture(role, "t")
     assert raised.value.code == "publication_privilege"
-    db.execute(left.hint.removeprefix("run as the owner of the table: "))
+    assert left.command == "sync-hub init erp --sql"
+    db.execute(raised.value.hint.removeprefix("run as the owner of the tables: "))
     assert errors(check(role, "t")) == {}
     log = capture(role, "t")
     db.execute("insert into t values (1)")

@@ -66,6 +66,13 @@ def test_the_verifying_worker_belongs_to_the_hub_and_stops_nothing_when_it_is_aw
     assert (missing["code"], missing["severity"]) == ("worker_missing", "degraded")
 
 
+def test_a_part_that_was_stopped_is_started_alone_while_the_others_run(hub: HubState) -> None:
+    hub.well()
+    hub.capture(state="stopped")
+    (problem,) = health(hub)["problems"]
+    assert (problem["code"], problem["command"]) == ("worker_stopped", "sync-hub run --only capture:erp")
+
+
 def test_all_is_well_only_with_beats_and_proof(hub: HubState) -> None:
     hub.well()
     document = health(hub)

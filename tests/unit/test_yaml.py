@@ -129,3 +129,11 @@ def test_any_text_gives_documents_or_one_config_error(text: str) -> None:
             assert node.where()
     except ConfigError as error:
         assert error.where.startswith("f.yaml")
+
+
+@pytest.mark.parametrize("text", ["a:\n\tb: 1\n", "a: 1\n\tb: 2\n", "a:\n  b: 1\n\t c: 2\n"])
+def test_tabs_are_called_by_their_name(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_documents(text, "m.yaml")
+    assert "a tab stands" in caught.value.message
+    assert "spaces" in caught.value.hint
