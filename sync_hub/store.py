@@ -41,6 +41,7 @@ class Store:
             sa.event.listen(self._engine, "connect", _sqlite_session)
             sa.event.listen(self._engine, "begin", _sqlite_begin)
         self._ready = False
+        self._identity = (0, 0)
         self._writes = 0
 
     @contextmanager
@@ -49,6 +50,7 @@ class Store:
         try:
             if not self._ready:
                 self._prepare()
+            self._refuse_replaced()
             with self._lock(write), self._connect(write) as connection:
                 yield connection
         except (DBAPIError, OSError) as error:
@@ -89,11 +91,27 @@ class Store:
                 connection.exec_driver_sql("select pg_advisory_xact_lock(hashtext('sync_hub_state'))")
             metadata.create_all(connection)
             _add_missing_columns(connection)
+            if self._file:
+                self._identity = _identity(self._file)
         self._ready = True
+
+    def _refuse_replaced(self) -> None:
+        """What is written into a file that was unlinked is lost without a word."""
+        if self._file and _identity(self._file) != self._identity:
+            raise FileNotFoundError("it was moved, deleted or replaced while it was in use: put it back, or restart")
 
     def close(self) -> None:
         """Let go of connections."""
         self._engine.dispose()
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    """Which file the path leads to; zeros where there is none."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return (0, 0)
+    return (status.st_dev, status.st_ino)
 
 
 def _add_missing_columns(connection: sa.Connection) -> None:

@@ -144,7 +144,8 @@ class Draft:
         for table in tables:
             stem = _name(table.full_name if names.count(table.name) > 1 else table.name, "table")
             self._put(self._root / "mappings" / f"{stem}.yaml", self._mapping(table, stem), done)
-        done["next"] = [f"export {place.variable}=…" for place in (self._source, self._target) if place.secret]
+        places = (("--source", self._source), ("--target", self._target))
+        done["next"] = [f"export {place.variable}=…  # the URL of {name}" for name, place in places if place.secret]
         done["next"] += ["sync-hub check", "sync-hub run"]
         return done
 

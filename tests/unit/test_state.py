@@ -239,6 +239,24 @@ def test_a_store_of_an_older_release_gets_what_it_lacks(state: State) -> None:
     assert state.verifications.all() == []
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_store_that_was_moved_is_used_no_further_until_it_is_back(tmp_path: Path, replaced: bool) -> None:
+    file = tmp_path / "state.db"
+    state = State(f"sqlite:///{file}")
+    state.save_position("erp", "0/1")
+    elsewhere = file.rename(tmp_path / "elsewhere.db")
+    if replaced:
+        State(f"sqlite:///{file}").check()
+    for use in (lambda: state.save_position("erp", "0/2"), lambda: state.position("erp")):
+        with pytest.raises(Unavailable, match=r"state_unavailable.*moved, deleted or replaced"):
+            use()
+    assert file.exists() == replaced, "none was made in its place"
+    if not replaced:
+        elsewhere.rename(file)
+        state.save_position("erp", "0/3")
+        assert state.position("erp") == "0/3"
+
+
 def test_a_damaged_store_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "state.db").write_bytes(b"this is no database at all" * 100)
     with pytest.raises(Unavailable, match="state_unavailable"):
