@@ -238,18 +238,19 @@ class State:
     def reload(self, names: Sequence[str], reason: str, bundles: Mapping[str, str] | None = None) -> None:
         """Have these pipelines loaded again and verified (`guarantees.md` §7), under new bundles where given.
 
-        A pipeline that has nothing in its target yet only takes its new bundle. Loading that was begun is given up.
+        A new pipeline only takes its new bundle. Loading that was begun is given up.
         """
         one = stored.pipelines.c
-        begun = one.phase != "new"
         again = {"phase": "adopting", "unproven": reason, "loaded_at": None}
         with self._store.transaction(write=True) as connection:
             self.snapshots.leave(connection, names)
             for name in names:
-                changed = {"bundle": bundles[name], "applied_at": time.time()} if bundles and name in bundles else {}
-                if changed:
-                    connection.execute(sa.update(stored.pipelines).where(one.name == name).values(**changed))
-                connection.execute(sa.update(stored.pipelines).where((one.name == name) & begun).values(**again))
+                where = one.name == name
+                if bundles and name in bundles:
+                    changed = {"bundle": bundles[name], "applied_at": time.time()}
+                    connection.execute(sa.update(stored.pipelines).where(where).values(**changed))
+                    where &= one.phase != "new"
+                connection.execute(sa.update(stored.pipelines).where(where).values(**again))
 
     def replace_bundle(self, name: str, bundle: str) -> None:
         """A pipeline's mapping as it is written now, when it gives the same rows: nothing is loaded again."""

@@ -59,6 +59,7 @@ class Stored:
                 "target_table_missing",
                 f"pipeline {name}: the table {table} is gone from target {target}, and its rows with it",
                 hint="restore it, or load the pipeline again",
+                command=f"sync-hub snapshot {name} --reload",
             )
 
     def prove_offsets(self, name: str, sink: Any, topics: dict[str, TopicInfo], table: Table) -> None:
@@ -70,8 +71,8 @@ class Stored:
                 raise Fatal(
                     "offsets_without_state",
                     f"pipeline {name} has offsets in its target, but this hub never applied it",
-                    hint="another hub writes there, or this hub's state was lost: to load it again, delete its rows"
-                    f" from {OFFSETS_TABLE} and empty the target table",
+                    hint="another hub writes there, or this hub's state was lost: then load it again",
+                    command=f"sync-hub snapshot {name} --reload",
                 )
             return
         if not rows and known.phase not in BEGINNING:
@@ -79,6 +80,7 @@ class Stored:
                 "offsets_lost",
                 f"target {known.target} no longer knows how far pipeline {name} has come",
                 hint=f"it was restored from a backup, or {OFFSETS_TABLE} was emptied: load the pipeline again",
+                command=f"sync-hub snapshot {name} --reload",
             )
         if rows:
             _prove(Delivery(known), rows, topics, table)

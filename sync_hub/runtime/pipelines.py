@@ -195,8 +195,8 @@ class Delivery:
             raise Fatal(
                 "offsets_without_state",
                 f"pipeline {self.name} has offsets in target {self.pipeline.target}, but this hub never applied it",
-                hint="another hub writes there, or this hub's state was lost: to load it again, delete its rows from "
-                "sync_hub_offsets and empty the target table",
+                hint="another hub writes there, or this hub's state was lost: then load it again",
+                command=f"sync-hub snapshot {self.name} --reload",
             )
         if not rows:
             state.advance_phase([self.name], "starting", only_from=["new"])

@@ -188,7 +188,7 @@ class Run:
         asked = self._verification
         pipeline = next((one for one in self._state.pipelines() if one.name == asked.pipeline), None)
         if pipeline is None:
-            raise ConfigError("unknown_pipeline", f"there is no pipeline {asked.pipeline}")
+            raise ConfigError("unknown_name", f"there is no pipeline {asked.pipeline}")
         self.pipeline = pipeline
         table = self._state.tables(pipeline.source).get(pipeline.table)
         if pipeline.phase != "loaded" or table is None:

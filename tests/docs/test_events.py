@@ -76,6 +76,8 @@ def test_every_header_is_explained_and_written_as_said() -> None:
         "fetched": ("notes",),
         "unchanged": ("phone",),
         "pipelines": ("customer_to_crm",),
+        "check": "4f3a",
+        "repair": True,
         "oversize_bytes": 5,
     }
     event = ChangeEvent(**{name: getattr(EVENT, name) for name in EVENT.__struct_fields__} | everything)

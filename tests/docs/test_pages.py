@@ -15,9 +15,6 @@ from sync_hub.yaml import load_documents
 from tests.docs.pages import DOCS, ROOT, Block, anchors, blocks, links, pages
 
 EXECUTED = (DOCS / "tutorial", DOCS / "how-to")
-NOT_THERE = ("recover",)
-"""Commands that hints name and that do not exist yet: pages may say so."""
-
 every_page = pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -92,10 +89,3 @@ def test_what_is_not_executed_says_why() -> None:
 def test_each_page_of_steps_is_executed_by_a_test(page: Path) -> None:
     tests = [path.read_text() for path in Path(__file__).parent.glob("test_*.py") if path != Path(__file__)]
     assert any(f'"{page.name}"' in text for text in tests)
-
-
-@every_page
-def test_no_page_offers_a_command_that_does_not_exist_without_saying_so(page: Path) -> None:
-    text = page.read_text()
-    for name in NOT_THERE:
-        assert f"sync-hub {name}" not in text or "not exist yet" in text or "do not exist" in text, name
