@@ -186,8 +186,8 @@ class Session:
     def begin_anew(self) -> None:
         """Recovery: give up the lost position, and have every pipeline of the source loaded again and verified."""
         self._source.forget(self._state.position(self._name))
-        self._state.forget_position(self._name)
         self._state.reload([one.name for one in self._state.pipelines() if one.source == self._name], RECOVERY)
+        self._state.forget_position(self._name)
 
     def _pipelines(self, tables: Iterable[str]) -> list[str]:
         """Those whose rows are in their targets, or on their way there."""
