@@ -19,6 +19,8 @@ from typing import Any
 import psycopg
 
 from benchmarks.rig import INSERT, Rig, Run, wait_until
+from sync_hub.state_snapshots import new_id
+from sync_hub.state_verifications import Verification
 from tests.servers.kafka import Kafka
 
 ROWS = 300_000
@@ -105,12 +107,61 @@ def latency(run: Run, per_second: int, seconds: int) -> dict[str, Any]:
     }
 
 
+def snapshot(run: Run, rows: int) -> dict[str, Any]:
+    """Existing rows of a new pipeline, against `COPY (select) | COPY` between the same two servers."""
+    run.insert(1, rows)
+    copied = run.copy_over()
+    started = time.monotonic()
+    run.start("capture", "deliver")
+    wait_until(lambda: run.state.snapshots.all(run.name))
+    first = time.monotonic()
+    run.wait_loaded()
+    sent = time.monotonic()
+    wait_until(lambda: run.rows() >= rows)
+    ended = time.monotonic()
+    run.stop("capture", "deliver")
+    return {
+        "rows": run.rows(),
+        "equal": run.equal(),
+        "snapshot_rows_per_second": round(rows / (ended - first)),
+        "read_rows_per_second": round(rows / (sent - first)),
+        "start_seconds": round(first - started, 2),
+        "copy_rows_per_second": round(rows / copied),
+        "part_of_copy": round(copied / (ended - first), 2),
+        "peak_mb": {kind: round(size / 2**20) for kind, size in run.peak_bytes.items()},
+    }
+
+
+def verification(run: Run, rows: int) -> dict[str, Any]:
+    """Verify a view, against what it takes to COPY both tables to nowhere."""
+    run.insert(1, rows)
+    run.start("capture", "deliver")
+    run.wait_loaded()
+    wait_until(lambda: run.rows() >= rows)
+    copied = run.copy_both()
+    run.start("verify")
+    asked = Verification(new_id(), "customers", asked_at=time.time())
+    run.state.verifications.ask([asked])
+    wait_until(lambda: run.state.verifications.find([asked.id])[0].finished_at)
+    (done,) = run.state.verifications.find([asked.id])
+    run.stop("capture", "deliver", "verify")
+    seconds = (done.finished_at or 0) - (done.started_at or 0)
+    return {
+        "rows": done.report.matched,
+        "equal": done.report.agrees and run.equal(),
+        "verify_rows_per_second": round(rows / seconds),
+        "copy_both_rows_per_second": round(rows / copied),
+        "times_copy": round(seconds / copied, 2),
+        "peak_mb": {kind: round(size / 2**20) for kind, size in run.peak_bytes.items()},
+    }
+
+
 def main() -> None:
     """Run the chosen legs on the chosen brokers."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--broker", action="append", choices=["confluent", "kafka-python", "embedded"])
-    parser.add_argument("--leg", action="append", choices=["legs", "end-to-end", "latency"])
+    parser.add_argument("--leg", action="append", choices=["legs", "end-to-end", "latency", "snapshot", "verify"])
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="sync-hub-bench-"))
@@ -136,6 +187,8 @@ def _run(rig: Rig, kafka_address: str, given: argparse.Namespace) -> list[dict[s
     legs: dict[str, tuple[int, Callable[[Run], dict[str, Any]]]] = {
         "legs": (given.rows, lambda run: capture_and_deliver(run, given.rows)),
         "end-to-end": (given.rows, lambda run: end_to_end(run, given.rows)),
+        "snapshot": (given.rows, lambda run: snapshot(run, given.rows)),
+        "verify": (given.rows, lambda run: verification(run, given.rows)),
         "latency": (
             LATENCY_PER_SECOND * LATENCY_SECONDS,
             lambda run: latency(run, LATENCY_PER_SECOND, LATENCY_SECONDS),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 import threading
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import psycopg
 
-from connectors.local_postgres import LOGICAL, LocalPostgres
+from connectors.local_postgres import BINARIES, LOGICAL, LocalPostgres
 from sync_hub import settings as configuration
 from sync_hub.runtime.pipelines import register
 from sync_hub.runtime.supervise import Child, stop_all
@@ -44,6 +45,7 @@ to: {target: target, table: customer_view}
 key: [id]
 copy: all
 """
+PSQL = f"{BINARIES}/psql -q -X"
 SERVER = {"shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "30min", "fsync": "on"}
 
 
@@ -103,8 +105,8 @@ class Run:
         self.peak_bytes: dict[str, int] = {}
 
     def start(self, *kinds: str) -> None:
-        """Start workers: `capture`, `deliver` or both."""
-        names = {"capture": f"capture:{self.name}", "deliver": "deliver:target"}
+        """Start workers: `capture`, `deliver`, `verify`."""
+        names = {"capture": f"capture:{self.name}", "deliver": "deliver:target", "verify": "verify"}
         for kind in kinds:
             self._children[kind] = Child(names[kind], self.settings.file)
             self._children[kind].start()
@@ -125,6 +127,27 @@ class Run:
         with psycopg.connect(self.source_dsn, autocommit=True) as connection:
             for start in range(first, last + 1, per_transaction):
                 connection.execute(INSERT, (start, min(last, start + per_transaction - 1)))
+
+    def copy_both(self) -> float:
+        """Seconds that it takes to COPY source table and view to nowhere, one after the other."""
+        started = time.monotonic()
+        for dsn, table in ((self.source_dsn, "customers"), (self.target_dsn, "customer_view")):
+            _shell(f"{PSQL} {dsn} -c 'copy {table} to stdout' > /dev/null")
+        return time.monotonic() - started
+
+    def copy_over(self) -> float:
+        """Seconds that `COPY (select) | COPY` takes between the two servers, into a table like the view."""
+        with psycopg.connect(self.target_dsn, autocommit=True) as connection:
+            connection.execute("create table copied (like customer_view including all)")
+        columns = (
+            "id, first_name, last_name, email, phone, balance, country_code, active, notes, created_at, updated_at"
+        )
+        started = time.monotonic()
+        _shell(
+            f"{PSQL} {self.source_dsn} -c 'copy (select {columns} from customers) to stdout'"
+            f" | {PSQL} {self.target_dsn} -c 'copy copied ({columns}) from stdin'"
+        )
+        return time.monotonic() - started
 
     def published(self) -> int:
         """Records in the topic."""
@@ -168,6 +191,10 @@ class Run:
             with psycopg.connect(server.dsn(), autocommit=True) as connection:
                 connection.execute(f"drop database {self.name} with (force)")
         shutil.rmtree(self.folder)
+
+
+def _shell(command: str) -> None:
+    subprocess.run(["bash", "-o", "pipefail", "-c", command], check=True, stdout=subprocess.DEVNULL)
 
 
 def wait_until(condition: object, timeout_seconds: float = 300) -> None:
