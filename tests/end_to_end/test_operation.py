@@ -93,7 +93,7 @@ def test_workers_end_by_themselves_when_the_supervisor_is_killed(running: Lab) -
     process = running.process
     assert process
     with running.load(), psycopg.connect(running.target) as locker:
-        wait_until(lambda: len(running.alive()) == 3, "three workers")
+        wait_until(lambda: len(running.alive()) == 4, "four workers")
         locker.execute("lock table account_view in access exclusive mode")
         wait_until(lambda: query(running.target, WAITING) == [(True,)], "it hangs")
         pids = running.alive()
