@@ -63,19 +63,15 @@ class SnapshotStore:
 
     def all(self, source: str | None = None) -> list[Snapshot]:
         """Unfinished snapshots and the newest finished ones, oldest first."""
-        query = sa.select(stored.snapshots).order_by(stored.snapshots.c.asked_at, stored.snapshots.c.id)
-        if source is not None:
-            query = query.where(stored.snapshots.c.source == source)
-        with self._store.transaction(write=False) as connection:
-            return [_snapshot(row) for row in connection.execute(query)]
+        return self._found(sa.true() if source is None else stored.snapshots.c.source == source)
 
     def unfinished(self, source: str) -> list[Snapshot]:
         """What is waiting, running or paused, oldest first."""
-        return [snapshot for snapshot in self.all(source) if snapshot.state in _OPEN]
+        return self._found((stored.snapshots.c.source == source) & stored.snapshots.c.state.in_(_OPEN))
 
     def find(self, name: str) -> Snapshot | None:
         """One snapshot by its id."""
-        return next((snapshot for snapshot in self.all() if snapshot.id == name), None)
+        return next(iter(self._found(stored.snapshots.c.id == name)), None)
 
     def begin_ready(self, source: str, rows_estimated: Mapping[str, int]) -> None:
         """One snapshot for each of these tables that has pipelines in phase `ready`, which are `loading` from now."""
@@ -152,6 +148,12 @@ class SnapshotStore:
                 if not left:
                     values = {"state": "cancelled", "finished_at": time.time()}
                 connection.execute(sa.update(stored.snapshots).where(stored.snapshots.c.id == row.id).values(**values))
+
+    def _found(self, where: sa.ColumnElement[bool]) -> list[Snapshot]:
+        one = stored.snapshots.c
+        query = sa.select(stored.snapshots).where(where).order_by(one.asked_at, one.id)
+        with self._store.transaction(write=False) as connection:
+            return [_snapshot(row) for row in connection.execute(query)]
 
     def _move(self, name: str, state: SnapshotState, only_from: Sequence[SnapshotState]) -> bool:
         where = (stored.snapshots.c.id == name) & stored.snapshots.c.state.in_(only_from)

@@ -6,16 +6,17 @@ touched keys and `recent` are the source's; which chunk comes next, the fence an
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from sync_hub.errors import ConfigError
-from sync_hub.model import ChunkDone, ChunkRequest, SourceBatch, Table
+from sync_hub.model import ChunkDone, ChunkRead, ChunkRequest, SourceBatch, Table
 from sync_hub.ports import Source
 from sync_hub.runtime.control import Rate
 from sync_hub.runtime.probes import Probes
@@ -33,6 +34,8 @@ CHUNK_SECONDS: Final = 0.1
 FIRST_ROWS: Final = 500
 MOST_ROWS: Final = 10_000
 KEYS_PER_CHUNK: Final = 1000
+ROW_BYTES: Final = 200
+"""What a row counts beside its values: in memory the smallest row is not small."""
 BUDGET_BYTES: Final = 12_000_000
 """How much may be read and wait for its marks, over all tables: what it takes in memory is about five times this."""
 
@@ -46,10 +49,15 @@ class Fence(Enum):
 
 
 class Asked(NamedTuple):
-    """A chunk that was read and waits for its mark; `after` is where to begin again if it is given up."""
+    """A chunk that was read and waits for its mark.
+
+    Given up, it is read again from `after`; `end` is where the next one begins, None where nothing follows. No other
+    chunk of the session has its `number`: one that was asked for before a pause is not taken for it.
+    """
 
     number: int
     after: tuple[Any, ...] | None
+    end: tuple[Any, ...] | None
     size_bytes: int
 
 
@@ -62,7 +70,6 @@ class Loading:
         self.read_all = False
         self.fence = Fence.NEEDED
         self.asked: deque[Asked] = deque()
-        self.number = 0
         self.rate = Rate()
         self._fixed = chunk_rows
         self._rows = chunk_rows or FIRST_ROWS
@@ -72,20 +79,20 @@ class Loading:
         """Whether another chunk can be read now."""
         return self.fence is Fence.PASSED and not self.read_all
 
-    def request(self) -> ChunkRequest:
+    def request(self, number: int) -> ChunkRequest:
         """The next chunk."""
-        self.number += 1
         one = self.snapshot
-        chunk = ChunkRequest(one.id, one.table, self.number, one.pipelines, where=one.condition)
+        chunk = ChunkRequest(one.id, one.table, number, one.pipelines, where=one.condition)
         if one.keys:
             start = self._place(self.next_after)
             return msgspec.structs.replace(chunk, keys=one.keys[start : start + KEYS_PER_CHUNK])
         return msgspec.structs.replace(chunk, after=self.next_after, rows=self._rows)
 
-    def read(self, request: ChunkRequest, size_bytes: int, last_key: tuple[Any, ...] | None, seconds: float) -> None:
+    def read(self, request: ChunkRequest, read: ChunkRead, seconds: float) -> None:
         """A chunk was read: go on after it, with a size that fits the time it took."""
-        self.asked.append(Asked(self.number, self.next_after, size_bytes))
-        self.next_after = self._end(request.keys, last_key, self.next_after)
+        end = self._end(request) if request.keys else read.last_key
+        self.asked.append(Asked(request.number, self.next_after, end, read.size_bytes + read.rows * ROW_BYTES))
+        self.next_after = end
         self.read_all = self.next_after is None
         if not self._fixed:
             fits = self._rows * min(2.0, max(0.5, CHUNK_SECONDS / max(seconds, 0.001)))
@@ -95,14 +102,10 @@ class Loading:
         """A chunk's rows are in the log's order now; False for one that was given up. Chunks come back in order."""
         if not self.asked or self.asked[0].number != chunk.number:
             return False
-        asked = self.asked.popleft()
+        last_key = self.asked.popleft().end or self.snapshot.last_key
         self.rate.add(chunk.rows)
-        keys = self.snapshot.keys[self._place(asked.after) :][:KEYS_PER_CHUNK]
-        last_key = self._end(keys, chunk.last_key, asked.after)
         rows_done = self.snapshot.rows_done + chunk.rows
-        self.snapshot = msgspec.structs.replace(
-            self.snapshot, last_key=last_key or self.snapshot.last_key, rows_done=rows_done
-        )
+        self.snapshot = msgspec.structs.replace(self.snapshot, last_key=last_key, rows_done=rows_done)
         return True
 
     def given_up(self, number: int) -> None:
@@ -119,12 +122,8 @@ class Loading:
         """Where a snapshot of named keys stands: its `last_key` is how many keys are done."""
         return int(after[0]) if after else 0
 
-    def _end(
-        self, keys: Sequence[Any], last_key: tuple[Any, ...] | None, after: tuple[Any, ...] | None
-    ) -> tuple[Any, ...] | None:
-        if not self.snapshot.keys:
-            return last_key
-        place = self._place(after) + len(keys)
+    def _end(self, request: ChunkRequest) -> tuple[int] | None:
+        place = self._place(self.next_after) + len(request.keys)
         return (place,) if place < len(self.snapshot.keys) else None
 
 
@@ -151,6 +150,7 @@ class Snapshots:
         self._load = load
         self._chunk_rows = chunk_rows
         self._loading: dict[str, Loading] = {}
+        self._numbers = itertools.count(1)
         self._tracking = False
         self._fencing = False
         self._look_at = 0.0
@@ -168,7 +168,7 @@ class Snapshots:
         if not (self._loading or self.probes.pending):
             self._track(False)
             return
-        if self._new_ones() or self._fencing:
+        if self._fencing or self._new_ones():
             self._pass_fence(now)
         elif now >= self._prune_at:
             self._prune_at = now + PRUNE_SECONDS
@@ -231,7 +231,10 @@ class Snapshots:
         self._state.snapshots.begin_ready(self._name, estimates)
 
     def _new_ones(self) -> bool:
-        """Whether something came that no fence was taken for; a fence is taken then, for all that wait."""
+        """Whether something came that no fence was taken for; a fence is taken then, for all that wait.
+
+        Not before the last fence is passed: fences that replace one another might never be passed.
+        """
         new = [one for one in self._loading.values() if one.fence is Fence.NEEDED]
         if not (new or self.probes.unfenced):
             return False
@@ -252,7 +255,8 @@ class Snapshots:
         if not self.blocked_by:
             self._fencing = False
             for loading in self._loading.values():
-                loading.fence = Fence.PASSED
+                if loading.fence is Fence.TAKEN:
+                    loading.fence = Fence.PASSED
             self.probes.fenced()
 
     def _read(self, until: float) -> None:
@@ -266,7 +270,7 @@ class Snapshots:
             self._ask(min(due, key=lambda one: len(one.asked)))
 
     def _ask(self, loading: Loading) -> None:
-        request, started = loading.request(), time.monotonic()
+        request, started = loading.request(next(self._numbers)), time.monotonic()
         try:
             read = self._source.request_chunk(request)
         except ConfigError as error:
@@ -275,7 +279,7 @@ class Snapshots:
             self._state.snapshots.finish(loading.snapshot.id, f"{error.code}: {error.message}")
             del self._loading[loading.snapshot.id]
             return
-        loading.read(request, read.size_bytes, read.last_key, time.monotonic() - started)
+        loading.read(request, read, time.monotonic() - started)
 
     def _track(self, active: bool) -> None:
         if self._tracking != active:
