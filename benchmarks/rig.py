@@ -29,7 +29,7 @@ create table customers (
 VIEW = """
 create table customer_view (
     id bigint primary key, first_name text, last_name text, email text, phone text, balance numeric(12,2),
-    country_code text, active boolean, notes text, created_at timestamptz, updated_at timestamptz,
+    country_code char(2), active boolean, notes text, created_at timestamptz, updated_at timestamptz,
     arrived_at timestamptz default clock_timestamp())
 """
 INSERT = """

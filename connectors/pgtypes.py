@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from functools import cache
 from typing import Any, Final
@@ -232,3 +232,27 @@ _CANONICAL: Final[dict[str, Convert]] = {
     "bpchar": lambda text: text.rstrip(" "),
     "interval": _canonical_interval,
 }
+
+
+SUM_KIND = "postgresql hash_record_extended"
+"""What checksums over rows are made of: hashes of values, not of their text, since PostgreSQL 14."""
+_HASHED = frozenset(
+    {
+        "smallint", "integer", "bigint", "numeric", "real", "double precision", "boolean", "text", "character varying",
+        "character", "uuid", "date", "timestamp without time zone", "timestamp with time zone", "bytea", "interval",
+        "time without time zone", "jsonb", "inet", "oid",
+    }
+)  # fmt: skip
+_ORDERED = frozenset(
+    {
+        "smallint", "integer", "bigint", "numeric", "uuid", "date", "timestamp without time zone",
+        "timestamp with time zone", "oid",
+    }
+)  # fmt: skip
+
+
+def can_sum(types: Sequence[str], key_types: Sequence[str]) -> bool:
+    """Whether rows of such columns can be summed, and such keys are ordered alike in every database: no collations."""
+    return all(base_name(name) in _HASHED and not is_array(name) for name in types) and all(
+        base_name(name) in _ORDERED and not is_array(name) for name in key_types
+    )

@@ -164,6 +164,18 @@ class ChunkRead(Struct, frozen=True):
     last_key: tuple[Any, ...] | None
 
 
+class RangeSum(Struct, frozen=True):
+    """A checksum over the rows of a key range: equal `rows` and `digest` of one `kind` mean equal values.
+
+    Unequal ones mean nothing yet. `last_key` is the range's last key, None when no rows follow.
+    """
+
+    kind: str
+    rows: int
+    digest: str
+    last_key: tuple[Any, ...] | None = None
+
+
 class ChunkDone(Struct, frozen=True):
     """All rows of chunk `number` of `table` are among the events so far. `last_key` None: it was the last.
 

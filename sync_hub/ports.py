@@ -20,6 +20,7 @@ from sync_hub.model import (
     Finding,
     Offset,
     Outgoing,
+    RangeSum,
     Record,
     SinkBatch,
     SourceBatch,
@@ -109,6 +110,13 @@ class Source(Protocol):
 
         May return fewer rows. `share` below 1 leaves only about this share of the rows, chosen at random. One short
         statement on a connection of its own that stays open until `close`.
+        """
+        ...
+
+    def checksum(self, table: str, columns: Sequence[str], after: tuple[Any, ...] | None, rows: int) -> RangeSum | None:
+        """The sum over these columns of the next `rows` rows by key after `after`, made by the source itself.
+
+        None where it cannot make one over such types, or where it would not order keys as a target does.
         """
         ...
 
@@ -309,6 +317,32 @@ class Sink(Protocol):
 
         With `mapping`, only rows that are there for this mapping, where several share the table.
         """
+        ...
+
+    def checksum(
+        self,
+        table: str,
+        key: Sequence[str],
+        columns: Sequence[str],
+        between: tuple[tuple[Any, ...] | None, tuple[Any, ...] | None],
+        *,
+        mapping: str = "",
+    ) -> RangeSum | None:
+        """The sum over these columns of all rows whose key lies after the first and up to the second of `between`.
+
+        None on a side is no bound; bounds are keys as a source of the same system gave them. None: it cannot.
+        """
+        ...
+
+    def keys_between(
+        self,
+        table: str,
+        key: Sequence[str],
+        between: tuple[tuple[Any, ...] | None, tuple[Any, ...] | None],
+        *,
+        mapping: str = "",
+    ) -> list[tuple[Any, ...]]:
+        """The keys in such a range, as wire values. Asked for only where `checksum` gives one."""
         ...
 
     def as_stored(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:

@@ -26,6 +26,11 @@ WRONG: Final = frozenset({"different", "missing", "extra"})
 """Outcomes that say that a view is not what its mapping makes of its source."""
 
 
+ASKED: Final = "asked"
+SCHEDULE: Final = "schedule"
+"""Why a verification runs, when it is not because its view is in doubt."""
+
+
 class VerificationOptions(Struct, frozen=True):
     """What to compare: all rows, one range in `sample` (0: every range), or the rows with these event keys.
 
@@ -67,11 +72,11 @@ class Report(Struct, frozen=True):
 
 
 class Verification(Struct, frozen=True):
-    """One verification of one pipeline. `reason`: `asked`, `schedule`, or why the view was in doubt."""
+    """One verification of one pipeline. `reason`: `ASKED`, `SCHEDULE`, or why the view was in doubt."""
 
     id: str
     pipeline: str
-    reason: str = "asked"
+    reason: str = ASKED
     state: VerificationState = "waiting"
     options: VerificationOptions = VerificationOptions()
     report: Report = Report()

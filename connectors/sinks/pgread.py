@@ -8,11 +8,11 @@ from typing import Any, Final
 import psycopg
 from psycopg import RawCursor
 
-from connectors.pgtypes import from_wire, wire_converter
+from connectors.pgtypes import SUM_KIND, can_sum, from_wire, wire_converter
 from connectors.postgresql import quote, quote_table
 from connectors.sinks.pgstatements import cast_type
 from sync_hub.errors import Fatal
-from sync_hub.model import Column, Table
+from sync_hub.model import Column, RangeSum, Table
 
 FETCH_ROWS: Final = 2000
 _ROUNDED: Final = ("numeric", "timestamp", "time", "interval")
@@ -57,6 +57,50 @@ def by_keys(
     present = _present(table, flag, "where")
     cursor.execute(f"{_select(table, described)} join unnest({arrays}) as k ({names}) on {equal}{present}", texts)
     return _rows(cursor, described)
+
+
+Between = tuple[tuple[Any, ...] | None, tuple[Any, ...] | None]
+
+
+def checksum(
+    cursor: RawCursor[Any], table: Table, key: Sequence[str], columns: Sequence[str], between: Between, flag: str
+) -> RangeSum | None:
+    """The sum over these columns of the rows in a key range; None where the types do not allow one."""
+    described, parts = _columns(table, columns), _columns(table, key)
+    if not can_sum([column.type for column in described], [part.type for part in parts]):
+        return None
+    names = ", ".join(f"t.{quote(column.name)}" for column in described)
+    where, parameters = _between(table, parts, between, flag)
+    cursor.execute(
+        f"select count(*), coalesce(sum(pg_catalog.hash_record_extended(row({names}), 0)), 0)::text"
+        f" from {quote_table(table.schema, table.name)} t{where}",
+        parameters,
+    )
+    [(rows, digest)] = cursor.fetchall()
+    return RangeSum(SUM_KIND, rows, digest)
+
+
+def keys_between(
+    cursor: RawCursor[Any], table: Table, key: Sequence[str], between: Between, flag: str
+) -> list[tuple[Any, ...]]:
+    """The keys in a range."""
+    parts = _columns(table, key)
+    where, parameters = _between(table, parts, between, flag)
+    cursor.execute(f"{_select(table, parts)}{where}", parameters)
+    return _rows(cursor, parts)
+
+
+def _between(table: Table, key: Sequence[Column], between: Between, flag: str) -> tuple[str, list[Any]]:
+    order = ", ".join(f"t.{quote(part.name)}" for part in key)
+    conditions: list[str] = []
+    parameters: list[str] = []
+    for bound, sign in zip(between, (">", "<="), strict=True):
+        if bound is not None:
+            places = ", ".join(f"${len(parameters) + n}::{cast_type(part)}" for n, part in enumerate(key, 1))
+            conditions.append(f"({order}) {sign} ({places})")
+            parameters += [str(value) for value in bound]
+    where = f" where {' and '.join(conditions)}" if conditions else ""
+    return where + _present(table, flag, "and" if where else "where"), parameters
 
 
 def as_stored(

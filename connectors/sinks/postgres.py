@@ -18,7 +18,7 @@ from connectors.sinks.pgoffsets import TABLE, Offsets, advance_parameters
 from connectors.sinks.pgstage import SMALLEST_WIDTH, copy_stage, create_stage
 from connectors.sinks.pgwork import Mapped, Step, Work, plan
 from sync_hub.errors import Fatal, OffsetsMoved, SyncHubError
-from sync_hub.model import Column, Finding, Offset, SinkBatch, Table, TableWrite
+from sync_hub.model import Column, Finding, Offset, RangeSum, SinkBatch, Table, TableWrite
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -162,6 +162,28 @@ class PostgresSink:
             raise classify(error, self._who) from error
         finally:
             connection.close()
+
+    def checksum(
+        self,
+        table: str,
+        key: Sequence[str],
+        columns: Sequence[str],
+        between: pgread.Between,
+        *,
+        mapping: str = "",
+    ) -> RangeSum | None:
+        """The sum over the rows in a key range: see `Sink.checksum`."""
+        with self._translated():
+            flag = flag_column(mapping) if mapping else ""
+            return pgread.checksum(self._cursor(), self._described(table), key, columns, between, flag)
+
+    def keys_between(
+        self, table: str, key: Sequence[str], between: pgread.Between, *, mapping: str = ""
+    ) -> list[tuple[Any, ...]]:
+        """The keys in a range: see `Sink.keys_between`."""
+        with self._translated():
+            flag = flag_column(mapping) if mapping else ""
+            return pgread.keys_between(self._cursor(), self._described(table), key, between, flag)
 
     def as_stored(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
         """The values as the table's types would keep them: see `Sink.as_stored`."""

@@ -233,6 +233,28 @@ class SqliteSink:
         finally:
             close(reader, lock)
 
+    def checksum(
+        self,
+        table: str,
+        key: Sequence[str],
+        columns: Sequence[str],
+        between: tuple[tuple[Any, ...] | None, tuple[Any, ...] | None],
+        *,
+        mapping: str = "",
+    ) -> None:
+        """SQLite makes no checksums that a source makes too."""
+
+    def keys_between(
+        self,
+        table: str,
+        key: Sequence[str],
+        between: tuple[tuple[Any, ...] | None, tuple[Any, ...] | None],
+        *,
+        mapping: str = "",
+    ) -> list[tuple[Any, ...]]:
+        """Not asked for: see `checksum`."""
+        raise NotImplementedError
+
     def as_stored(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
         """The values themselves: SQLite rounds, pads and folds nothing."""
         return [tuple(row) for row in rows]

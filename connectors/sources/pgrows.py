@@ -9,9 +9,9 @@ from typing import Any, Final
 import psycopg
 from msgspec import Struct
 
-from connectors.pgtypes import canonical_key, from_wire, wire_converter
+from connectors.pgtypes import SUM_KIND, can_sum, canonical_key, from_wire, wire_converter
 from connectors.postgresql import quote, quote_table
-from sync_hub.model import Column, Table
+from sync_hub.model import Column, RangeSum, Table
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 Row = dict[str, Any]
@@ -74,20 +74,51 @@ class TableReader:
 
         At least one, however large it is.
         """
+        chosen, parameters = self._after(after, where)
+        chosen = f"{chosen} order by {self._order} limit {int(rows)}"
+        return self._page(connection, chosen, parameters, size_bytes=size_bytes)
+
+    def checksum(
+        self, connection: Connection, columns: Sequence[str], after: Sequence[Any] | None, rows: int
+    ) -> RangeSum | None:
+        """The sum over these columns of the next rows by key; None where the types do not allow one."""
+        types = [self._by_name[name].type for name in columns]
+        if not can_sum(types, [self._by_name[name].type for name in self.key]):
+            return None
+        chosen, parameters = self._after(after)
+        listed = ", ".join(f"t.{quote(name)}" for name in columns)
+        order = ", ".join(f"k{number}" for number in range(len(self.key)))
+        last = ", ".join(f"p.k{number}" for number in range(len(self.key)))
+        keys = ", ".join(f"t.{quote(name)} as k{number}" for number, name in enumerate(self.key))
+        # the page is read once; of its rows only the sum and the last key leave the server
+        statement = (
+            f"with page as materialized (select {keys}, pg_catalog.hash_record_extended(row({listed}), 0) as h"
+            f" from {self._from} {chosen} order by {self._order} limit {int(rows)})"
+            f" select s.n, s.digest, {last}"
+            " from (select count(*) as n, coalesce(sum(h), 0)::text as digest from page) s"
+            f" left join lateral (select * from page order by {order} offset s.n - 1 limit 1) p on s.n > 0"
+        )
+        result = _execute(connection, statement, parameters)
+        texts = [(result.get_value(0, place) or b"").decode() for place in range(2 + len(self.key))]
+        count = int(texts[0])
+        return RangeSum(SUM_KIND, count, texts[1], tuple(texts[2:]) if count == rows else None)
+
+    def keyed(self, connection: Connection, keys: Sequence[Mapping[str, Any]]) -> Page:
+        """Those of these rows that exist, in key order, with what the one statement that read them saw."""
+        return self._page(connection, *self._where(keys))
+
+    def _after(self, after: Sequence[Any] | None, where: str = "") -> tuple[str, list[Any]]:
+        """The condition of what comes after a key and fulfils `where`, with its parameters."""
         conditions, parameters = [], []
         if after is not None:
             places = ", ".join(f"{PLACE}::{self._by_name[name].declared}" for name in self.key)
             conditions.append(f"({self._order}) > ({places})")
             parameters = [str(value) for value in after]
         if where:
-            conditions.append(f"({where}\n)")
-        chosen = f"where {' and '.join(conditions)}" if conditions else ""
-        chosen = f"{chosen} order by {self._order} limit {int(rows)}"
-        return self._page(connection, chosen, parameters, size_bytes=size_bytes)
-
-    def keyed(self, connection: Connection, keys: Sequence[Mapping[str, Any]]) -> Page:
-        """Those of these rows that exist, in key order, with what the one statement that read them saw."""
-        return self._page(connection, *self._where(keys))
+            # A statement with a parameter is one statement, whatever the condition says.
+            conditions.append(f"({where}\n) and {PLACE}::boolean")
+            parameters.append("true")
+        return (f"where {' and '.join(conditions)}" if conditions else ""), parameters
 
     def canonical(self, key: Mapping[str, Any]) -> Row:
         """A key as events spell it, whatever spelling of its values was given."""

@@ -23,8 +23,8 @@ from connectors.sources.pgqueries import Queries
 from connectors.sources.pgrows import KEYS_PER_SELECT, Page, TableReader, key_identity
 from connectors.sources.pgsnapshot import Chunk, Chunks, parse_snapshot
 from connectors.sources.pgtables import CapturedTables
-from sync_hub.errors import ConfigError, Fatal, Unavailable
-from sync_hub.model import ChunkRead, ChunkRequest, Finding, SourceBatch, Table
+from sync_hub.errors import ConfigError, Fatal, Rejected, Unavailable
+from sync_hub.model import ChunkRead, ChunkRequest, Finding, RangeSum, SourceBatch, Table
 
 CHUNK_BYTES = 8_000_000
 
@@ -161,20 +161,22 @@ class PostgresSource:
         if not self._chunks.tracking:
             raise Fatal("chunk_without_tracking", "`track` and `fence` must come before chunks")
         reader = self._reader(request.table)
+        asked = _asked(reader, request)
         with self._queries.use() as connection:
             try:
                 page, more = self._page(connection, reader, request)
-            except psycopg.errors.UndefinedColumn as error:
-                if request.where:
-                    raise _bad_where(request, error) from error
-                raise Unavailable(
-                    "table_changing", f"sources.{self._name}: {request.table} is being altered"
-                ) from error
-            except (psycopg.ProgrammingError, psycopg.DataError) as error:
-                if request.where:
-                    raise _bad_where(request, error) from error
+            except psycopg.OperationalError:
                 raise
-        asked = {key_identity(key): key for key in map(reader.canonical, request.keys)}
+            except psycopg.DatabaseError as error:
+                if request.where:
+                    raise _bad_where(request, error) from error
+                if request.keys and isinstance(error, psycopg.DataError):
+                    raise _bad_keys(request, error.diag.message_primary or str(error)) from error
+                if isinstance(error, psycopg.errors.UndefinedColumn):
+                    raise Unavailable(
+                        "table_changing", f"sources.{self._name}: {request.table} is being altered"
+                    ) from error
+                raise
         rows: dict[Hashable, dict[str, Any] | None] = dict.fromkeys(asked) if request.check else {}
         rows |= {key_identity(reader.to_key(row)): row for row in page.rows}
         last_key = tuple(page.last_key) if more else None
@@ -215,13 +217,16 @@ class PostgresSource:
         self, table: str, after: tuple[Any, ...] | None, rows: int, *, share: float = 1.0
     ) -> tuple[list[dict[str, Any]], tuple[Any, ...] | None]:
         """The next rows by key: see `Source.read_page`."""
-        reader = self._readers.get(table)
-        if reader is None:
-            reader = self._readers[table] = self._reader(table)
+        reader = self._kept_reader(table)
         where = f"pg_catalog.random() < {share:.9f}" if share < 1 else ""
         with self._queries.use() as connection:
             page = reader.chunk(connection, after, rows, where, size_bytes=CHUNK_BYTES)
         return page.rows, tuple(page.last_key) if page.cut or len(page.rows) == rows else None
+
+    def checksum(self, table: str, columns: Sequence[str], after: tuple[Any, ...] | None, rows: int) -> RangeSum | None:
+        """The sum over the next rows by key: see `Source.checksum`."""
+        with self._queries.use() as connection:
+            return self._kept_reader(table).checksum(connection, columns, after, rows)
 
     def status(self) -> dict[str, Any]:
         """Figures for health: position, retained log, slot; and what asks for verification.
@@ -299,6 +304,13 @@ class PostgresSource:
         with self._queries.use() as connection:
             return TableReader(table, partitioned=pgcatalog.is_partitioned(connection, table))
 
+    def _kept_reader(self, name: str) -> TableReader:
+        """A reader that is kept until `close`: pages of one table follow each other."""
+        reader = self._readers.get(name)
+        if reader is None:
+            reader = self._readers[name] = self._reader(name)
+        return reader
+
     def _fetch(self, table: str, keys: Sequence[dict[str, Any]], columns: Sequence[str], size_bytes: int) -> Fetched:
         """Read what the log left out; hand nothing out that a crash of the server could still undo."""
         visible = self._queries.snapshot()
@@ -312,6 +324,22 @@ class PostgresSource:
         self._queries.wait_flushed()
         rows = {key_identity(reader.to_key(row)): row for row in found.rows}
         return Fetched(rows, found.answered, parse_snapshot(found.snapshot))
+
+
+def _asked(reader: TableReader, request: ChunkRequest) -> dict[Hashable, dict[str, Any]]:
+    """The keys that a request names, as events spell them."""
+    try:
+        return {key_identity(key): key for key in map(reader.canonical, request.keys)}
+    except (ValueError, TypeError, KeyError, IndexError, Rejected) as error:
+        raise _bad_keys(request, str(error)) from error
+
+
+def _bad_keys(request: ChunkRequest, reason: str) -> ConfigError:
+    return ConfigError(
+        "bad_key",
+        f"{request.table}: a key that was asked for is none of this table: {reason}",
+        hint="give every column of the key a value of its type",
+    )
 
 
 def _bad_where(request: ChunkRequest, error: psycopg.Error) -> ConfigError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,13 +13,17 @@ import typer
 from sync_hub.cli.options import Config, Json, load_settings, open_state
 from sync_hub.cli.output import print_json, print_table, say
 from sync_hub.cli.progress import Step, follow
-from sync_hub.cli.verify import chosen_pipelines, parsed_keys
+from sync_hub.cli.verify import FRESH_SECONDS, chosen_pipelines, parsed_keys
 from sync_hub.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
     from sync_hub.settings import Settings
-    from sync_hub.state import State
+    from sync_hub.state import Pipeline, State
     from sync_hub.state_snapshots import Snapshot
+
+
+SILENT_SECONDS = 15.0
+"""From when on a hub that does not beat is not waited for."""
 
 
 class Action(StrEnum):
@@ -30,9 +35,11 @@ class Action(StrEnum):
 
 
 Name = Annotated[str, typer.Argument(help="A pipeline or a captured table; without one, what is loading is shown.")]
-Where = Annotated[str, typer.Option("--where", metavar="SQL", help="Only rows that fulfil this, in the source's SQL.")]
+Where = Annotated[
+    str | None, typer.Option("--where", metavar="SQL", help="Only rows that fulfil this, in the source's SQL.")
+]
 Keys = Annotated[
-    str, typer.Option("--keys", metavar="KEYS", help="Only these: values with commas, or a JSON list of keys.")
+    str | None, typer.Option("--keys", metavar="KEYS", help="Only these: values with commas, or a JSON list of keys.")
 ]
 Reload = Annotated[bool, typer.Option("--reload", help="Load the view again, remove what is extra, and verify it.")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Show progress until it is done.")]
@@ -44,8 +51,8 @@ Do = Annotated[
 def snapshot(
     context: typer.Context,
     name: Name = "",
-    where: Where = "",
-    keys: Keys = "",
+    where: Where = None,
+    keys: Keys = None,
     reload: Reload = False,
     wait: Wait = True,
     do: Do = None,
@@ -53,6 +60,7 @@ def snapshot(
     json: Json = False,
 ) -> int:
     """Send existing rows of a pipeline or table again, beside the changes that go on; or look after what is loading."""
+    _refuse_mixed(name, chosen=[where is not None, keys is not None, reload, do is not None])
     settings = load_settings(context, config)
     state = open_state(settings)
     try:
@@ -61,11 +69,13 @@ def snapshot(
         if not name:
             return _show_all(state, json=json)
         if reload:
-            return _reload(settings, state, name, json=json, alone=not (where or keys))
-        asked = _asked(settings, state, name, where, keys)
+            return _reload(state, _chosen(settings, state, name), json=json)
+        asked = _asked(state, _chosen(settings, state, name), name, where, keys)
+        if wait:
+            _refuse_standing(state, asked.source)
         state.snapshots.ask(asked)
         if wait:
-            _follow(state, asked.id, quiet=json)
+            _follow(state, asked, quiet=json)
         done = state.snapshots.find(asked.id) or asked
     finally:
         state.close()
@@ -73,7 +83,7 @@ def snapshot(
         code, _, message = done.error.partition(": ")
         raise ConfigError(code, message, hint="nothing more is sent")
     _say(done, json=json)
-    return 0
+    return 1 if done.state == "cancelled" else 0
 
 
 def shown(one: Snapshot) -> dict[str, Any]:
@@ -83,49 +93,81 @@ def shown(one: Snapshot) -> dict[str, Any]:
     return values
 
 
-def _asked(settings: Settings, state: State, name: str, where: str, keys: str) -> Snapshot:
-    """What to send for whom. A table means all its pipelines."""
+def _refuse_mixed(name: str, *, chosen: list[bool]) -> None:
+    if sum(chosen) > 1:
+        raise ConfigError("usage", "--where, --keys, --reload and --do exclude one another", hint="choose one of them")
+    if any(chosen) and not name:
+        raise ConfigError("usage", "say of which pipeline or table", hint="sync-hub snapshot NAME with these options")
+
+
+def _chosen(settings: Settings, state: State, name: str) -> list[Pipeline]:
+    """The pipelines that a name stands for: a table's, as `public.orders`, `orders` or `erp:public.orders`, too."""
+    applied = state.pipelines()
+    if not any(one.name == name for one in applied):
+        spellings = (
+            (one, (one.table, one.table.removeprefix("public."), f"{one.source}:{one.table}")) for one in applied
+        )
+        found = [one for one, names in spellings if name in names]
+        if found:
+            return found
+    found = chosen_pipelines([name], settings, state)
+    if not found:
+        raise ConfigError("unknown_name", f"no mapping of {name!r} was applied yet", hint="sync-hub run applies them")
+    return found
+
+
+def _asked(state: State, pipelines: Sequence[Pipeline], name: str, where: str | None, keys: str | None) -> Snapshot:
+    """What to send for whom: rows of one table."""
     from sync_hub.state_snapshots import Snapshot, new_id
 
-    tables = {table: source for source in settings.sources for table in state.tables(source)}
-    source, _, bare = name.partition(":")
-    if name in tables or (source in settings.sources and bare in state.tables(source)):
-        table = name if name in tables else bare
-        pipelines = [one for one in state.pipelines() if one.table == table and one.source in (tables[table], source)]
-    else:
-        pipelines = chosen_pipelines([name], settings, state)
-    if len({(one.source, one.table) for one in pipelines}) != 1:
-        raise ConfigError(
-            "unknown_table" if not pipelines else "ambiguous_name",
-            f"{name!r} is no pipeline and no captured table that one reads",
-            hint=f"known are: {', '.join(one.name for one in state.pipelines())}",
-        )
+    tables = sorted({f"{one.source}:{one.table}" for one in pipelines})
+    if len(tables) != 1:
+        raise ConfigError("ambiguous_name", f"{name!r} has more than one table", hint=f"say {' or '.join(tables)}")
+    if where is not None and not where.strip():
+        raise ConfigError("bad_where", "--where is empty", hint="leave it out to send all rows")
     one = pipelines[0]
-    described = state.tables(one.source)[one.table]
-    named = parsed_keys(keys, described.key) if keys else ()
+    described = state.tables(one.source).get(one.table)
+    named = () if keys is None else parsed_keys(keys, described.key if described else ())
+    if keys is not None and not named:
+        raise ConfigError("bad_key", "--keys names no row", hint="leave it out to send all rows")
     return Snapshot(
         new_id(),
         one.source,
         one.table,
         tuple(pipeline.name for pipeline in pipelines),
         "asked",
-        condition=where,
+        condition=where or "",
         keys=named,
-        rows_estimated=len(named) or max(0, described.rows_estimated),
+        rows_estimated=len(named) or max(0, described.rows_estimated if described else 0),
         asked_at=time.time(),
     )
 
 
-def _reload(settings: Settings, state: State, name: str, *, json: bool, alone: bool) -> int:
-    if not alone:
-        raise ConfigError("usage", "--reload loads all rows", hint="leave out --where and --keys")
-    chosen = chosen_pipelines([name], settings, state)
-    state.reload([one.name for one in chosen], "asked")
+def _refuse_standing(state: State, source: str) -> None:
+    if _silent_seconds(state, source) > FRESH_SECONDS:
+        raise Unavailable(
+            "hub_not_running",
+            "the hub does not run, so nothing is sent",
+            hint="start it; or ask with --no-wait, and it is sent once the hub runs",
+            command="sync-hub run",
+        )
+
+
+def _silent_seconds(state: State, source: str) -> float:
+    """How long ago the worker that sends these rows was heard of."""
+    beats = [worker.beat_at for worker in state.workers() if worker.name == f"capture:{source}"]
+    return time.time() - max(beats, default=0.0)
+
+
+def _reload(state: State, chosen: Sequence[Pipeline], *, json: bool) -> int:
     names = [one.name for one in chosen]
+    state.reload(names, "asked")
     if json:
         print_json({"reload": names})
     else:
-        say(f"{', '.join(names)}: loaded again, then verified: sync-hub status")
+        stands = any(_silent_seconds(state, one.source) > FRESH_SECONDS for one in chosen)
+        when = "once the hub runs" if stands else "now"
+        say(f"{', '.join(names)}: loaded again {when}, then verified: sync-hub status")
     return 0
 
 
@@ -157,14 +199,26 @@ def _show_all(state: State, *, json: bool) -> int:
         for one in snapshots
     ]  # fmt: skip
     print_table(headings, rows, right=(5, 6))
+    for one in snapshots:
+        if one.error:
+            say(f"{one.id} failed: {one.error}")
     return 0
 
 
-def _follow(state: State, name: str, *, quiet: bool) -> None:
+def _follow(state: State, asked: Snapshot, *, quiet: bool) -> None:
     def look() -> list[Step]:
-        one = state.snapshots.find(name)
+        one = state.snapshots.find(asked.id)
         if one is None:
-            raise Unavailable("snapshot_gone", f"snapshot {name} is no longer known", hint="look at sync-hub status")
+            raise Unavailable(
+                "snapshot_gone", f"snapshot {asked.id} is no longer known", hint="look at sync-hub status"
+            )
+        if one.finished_at is None and _silent_seconds(state, one.source) > SILENT_SECONDS:
+            raise Unavailable(
+                "hub_not_running",
+                f"the hub does not run any more: snapshot {one.id} goes on when it does",
+                hint="start it",
+                command="sync-hub run",
+            )
         return [Step(one.table, one.rows_done, one.rows_estimated, one.state, one.finished_at is not None)]
 
     follow(look, quiet=quiet)
@@ -175,4 +229,7 @@ def _say(one: Snapshot, *, json: bool) -> None:
         print_json(shown(one))
         return
     for_whom = ", ".join(one.pipelines)
-    say(f"{one.id} {one.state}: {one.rows_done} rows of {one.table} for {for_whom}")
+    if one.state == "waiting":
+        say(f"{one.id} asked for: rows of {one.table} for {for_whom}, as soon as the hub runs")
+    else:
+        say(f"{one.id} {one.state}: {one.rows_done} rows of {one.table} for {for_whom}")

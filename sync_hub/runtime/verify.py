@@ -13,6 +13,7 @@ import time
 from array import array
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -20,7 +21,7 @@ from msgspec.structs import replace
 from sync_hub.envelope import topic_name
 from sync_hub.errors import ConfigError, Fatal, SyncHubError, Unavailable
 from sync_hub.mapping.apply import CompiledMapping, compile_mapping
-from sync_hub.model import ChangeEvent, Table
+from sync_hub.model import ChangeEvent, RangeSum, Table
 from sync_hub.ports import Sink, Source
 from sync_hub.runtime.compare import Comparer, Expected, expectations, judge
 from sync_hub.runtime.control import PROBE, Control, answer_requests, described
@@ -29,13 +30,14 @@ from sync_hub.runtime.pipelines import stored_bundle
 from sync_hub.settings import Settings
 from sync_hub.state import Pipeline, State
 from sync_hub.state_snapshots import new_id
-from sync_hub.state_verifications import WRONG, Probe, Report, Verification, VerificationOptions
+from sync_hub.state_verifications import ASKED, SCHEDULE, WRONG, Probe, Report, Verification, VerificationOptions
 
 LOG = logging.getLogger(__name__)
 
 WORKER: Final = "verify"
 LOOK_SECONDS: Final = 0.5
 PAGE_ROWS: Final = 2000
+RANGE_ROWS: Final = 20_000
 KEYS_PER_PROBE: Final = 1000
 REPORT_SECONDS: Final = 1.0
 EXAMPLES: Final = 10
@@ -102,7 +104,7 @@ class Verify:
                 return self._begun(pipeline, pipeline.unproven, VerificationOptions(repair=True))
             if self._due(pipeline, known, now):
                 most = self._settings.verify.max_rows_per_second
-                return self._begun(pipeline, "schedule", VerificationOptions(max_rows_per_second=most))
+                return self._begun(pipeline, SCHEDULE, VerificationOptions(max_rows_per_second=most))
         return None
 
     def _due(self, pipeline: Pipeline, known: Sequence[Verification], now: float) -> bool:
@@ -146,7 +148,7 @@ class Verify:
         equal = done.state == "done" and whole and report.agrees and not report.busy
         if equal and run.pipeline is not None and run.pipeline.unproven:
             self._state.prove(run.pipeline)
-        elif not equal:
+        elif not equal and done.reason not in (ASKED, SCHEDULE):
             self._not_before[done.pipeline] = time.time() + AGAIN_SECONDS
         LOG.info(
             "verified %s: %d matched, %d different, %d missing, %d extra, %d busy",
@@ -170,18 +172,17 @@ class Run:
         self._control = control
         self.pipeline: Pipeline | None = None
         self.report = Report()
-        self._source: Source | None = None
-        self._sink: Sink | None = None
+        self.source: Source
+        self.sink: Sink
+        self._opened: list[Source | Sink] = []
         self._report_at = 0.0
         self._cancelled = False
         self._probes = 0
 
     def close(self) -> None:
         """Let go of both ends."""
-        if self._source is not None:
-            self._source.close()
-        if self._sink is not None:
-            self._sink.close()
+        for connector in self._opened:
+            connector.close()
 
     def verify(self) -> Verification | None:
         """The finished verification; None when it was cancelled or the worker is to stop."""
@@ -193,15 +194,16 @@ class Run:
         table = self._state.tables(pipeline.source).get(pipeline.table)
         if pipeline.phase != "loaded" or table is None:
             raise Unavailable("not_loaded", f"pipeline {pipeline.name} is not loaded yet", hint="wait until it is")
-        self._source, self._sink = self._settings.source(pipeline.source), self._settings.sink(pipeline.target)
+        self.source, self.sink = self._settings.source(pipeline.source), self._settings.sink(pipeline.target)
+        self._opened = [self.source, self.sink]
         mapping = compile_mapping(stored_bundle(pipeline), table, secrets=os.environ)
-        now = self._source.describe(pipeline.table)
+        now = self.source.describe(pipeline.table)
         estimate = max(0, now.rows_estimated if now is not None else 0)
-        self._sink.open()
-        target = self._sink.describe(mapping.spec.target_table)
+        self.sink.open()
+        target = self.sink.describe(mapping.spec.target_table)
         if target is None:
             raise Fatal("target_table_missing", f"there is no table {mapping.spec.target_table} in {pipeline.target}")
-        view = View(mapping, table, Comparer(mapping, target, self._sink))
+        view = View(mapping, table, target, Comparer(mapping, target, self.sink))
         self.report = replace(self.report, rows_estimated=estimate)
         suspects = [dict(key) for key in asked.options.keys] or self._look(view)
         if not self._stopped():
@@ -212,25 +214,94 @@ class Run:
 
     def _look(self, view: View) -> list[dict[str, Any]]:
         """Compare all rows as they are now; returns the source keys of what does not agree."""
-        options, source, sink = self._verification.options, self._source, self._sink
-        assert source is not None  # noqa: S101 - opened by `verify`
-        assert sink is not None  # noqa: S101
+        if not self._verification.options.sample and (names := view.summable()):
+            suspects = self._look_at_ranges(view, names)
+            if suspects is not None:
+                return suspects
+        return self._look_at_rows(view)
+
+    def _look_at_rows(self, view: View) -> list[dict[str, Any]]:
+        options = self._verification.options
         suspects: list[dict[str, Any]] = []
         seen = array("q")
         share = options.sample / max(1, self.report.rows_estimated) if options.sample else 1.0
         after: tuple[Any, ...] | None = None
-        started, rows_read = time.monotonic(), 0
+        started = time.monotonic()
         while not self._stopped():
-            rows, after = source.read_page(view.table.full_name, after, PAGE_ROWS, share=share)
+            rows, after = self.source.read_page(view.table.full_name, after, PAGE_ROWS, share=share)
             suspects += self._page(view, rows, seen)
-            rows_read += len(rows)
-            if after is None or (options.sample and rows_read >= options.sample):
+            if after is None or (options.sample and self.report.rows_done >= options.sample):
                 break
-            if options.max_rows_per_second:
-                self._control.wait(started + rows_read / options.max_rows_per_second - time.monotonic())
+            self._slow_down(started)
         if not options.sample and not self._stopped():
-            suspects += self._extras(view, sink, seen)
+            suspects += self._extras(view, seen)
         return suspects
+
+    def _look_at_ranges(self, view: View, names: Mapping[str, str]) -> list[dict[str, Any]] | None:
+        """Compare checksums that both systems make of key ranges, and rows where they differ; None: they cannot.
+
+        `names` are source columns by target column. Sound because nothing is between them but the mapping's copying.
+        """
+        suspects: list[dict[str, Any]] = []
+        after: tuple[Any, ...] | None = None
+        started = time.monotonic()
+        with ThreadPoolExecutor(1) as source:  # it works out the next range while the target works on this one
+
+            def following(place: tuple[Any, ...] | None) -> Future[RangeSum | None]:
+                return source.submit(
+                    self.source.checksum, view.table.full_name, list(names.values()), place, RANGE_ROWS
+                )
+
+            asked = following(None)
+            while not self._stopped():
+                ours = asked.result()
+                if ours is None:
+                    return None
+                if ours.last_key is not None:
+                    asked = following(ours.last_key)
+                between = (after, ours.last_key)
+                theirs = self.sink.checksum(view.target, view.mapping.key, list(names), between, mapping=view.name)
+                if theirs is None or theirs.kind != ours.kind:
+                    asked.result()
+                    return None
+                if (theirs.rows, theirs.digest) == (ours.rows, ours.digest):
+                    self._add(matched=ours.rows)
+                    self._tell(rows_done=ours.rows)
+                else:
+                    wrong = source.submit(self._rows_between, view, after, ours.rows)
+                    suspects += self._compare_range(view, wrong.result(), between)
+                after = ours.last_key
+                if after is None:
+                    break
+                self._slow_down(started)
+        return suspects
+
+    def _rows_between(self, view: View, after: tuple[Any, ...] | None, count: int) -> list[dict[str, Any]]:
+        """The rows of a range whose checksum had this many."""
+        found: list[dict[str, Any]] = []
+        while len(found) < count:
+            rows, after = self.source.read_page(view.table.full_name, after, min(PAGE_ROWS, count - len(found)))
+            found += rows
+            if after is None:
+                break
+        return found
+
+    def _compare_range(
+        self, view: View, rows: Sequence[dict[str, Any]], between: tuple[Any, Any]
+    ) -> list[dict[str, Any]]:
+        seen = array("q")
+        suspects = []
+        for start in range(0, len(rows), PAGE_ROWS):
+            suspects += self._page(view, rows[start : start + PAGE_ROWS], seen)
+        known = set(seen)
+        keys = self.sink.keys_between(view.target, view.mapping.key, between, mapping=view.name)
+        extra = [key for key in keys if hash(view.comparer.identity(key)) not in known]
+        return suspects + [view.source_key(key) for key in extra]
+
+    def _slow_down(self, started: float) -> None:
+        most = self._verification.options.max_rows_per_second
+        if most:
+            self._control.wait(started + self.report.rows_done / most - time.monotonic())
 
     def _page(self, view: View, rows: Sequence[dict[str, Any]], seen: array[int]) -> list[dict[str, Any]]:
         keys = [view.event_key(row) for row in rows]
@@ -242,11 +313,11 @@ class Run:
         self._tell(rows_done=len(rows))
         return [answer.key for answer in answers if answer.outcome in WRONG]
 
-    def _extras(self, view: View, sink: Sink, seen: array[int]) -> list[dict[str, Any]]:
+    def _extras(self, view: View, seen: array[int]) -> list[dict[str, Any]]:
         """Source keys of target rows that no source row was seen for; they are `kept` where the mapping keeps them."""
         known = array("q", sorted(seen))
         extra = []
-        for key in sink.read_rows(view.target, view.mapping.key, mapping=view.mapping.spec.name):
+        for key in self.sink.read_rows(view.target, view.mapping.key, mapping=view.name):
             self._tell()
             if not _contains(known, hash(view.comparer.identity(key))):
                 extra.append(tuple(key))
@@ -265,11 +336,10 @@ class Run:
 
         What is still in the target when all that was committed before is applied, as it was, is extra.
         """
-        assert self._source is not None  # noqa: S101 - opened by `verify`
         before = view.comparer.read(extra)
         after: tuple[Any, ...] | None = None
         while before and not self._stopped():
-            rows, after = self._source.read_page(view.table.full_name, after, PAGE_ROWS)
+            rows, after = self.source.read_page(view.table.full_name, after, PAGE_ROWS)
             for one in view.expected(rows, [view.event_key(row) for row in rows]):
                 before.pop(view.comparer.identity(one.key), None)
             self._tell()
@@ -414,13 +484,25 @@ class Run:
 class View:
     """One view and what is needed to compare it: mapping, source table, comparer."""
 
-    def __init__(self, mapping: CompiledMapping, table: Table, comparer: Comparer) -> None:
+    def __init__(self, mapping: CompiledMapping, table: Table, target: Table, comparer: Comparer) -> None:
         self.mapping = mapping
+        self.name = mapping.spec.name
         self.table = table
+        self._target_types = {column.name: column.declared or column.type for column in target.columns}
         self.comparer = comparer
         self.target = mapping.spec.target_table
         self.keeps = mapping.spec.on_delete != "delete"
         self.undone = {field.column for field in mapping.key_fields} >= set(table.key)
+
+    def summable(self) -> dict[str, str]:
+        """Source columns by target column where the view is nothing but a copy, of the same types; else nothing."""
+        if self.mapping.condition is not None or self.keeps or not self.undone:
+            return {}
+        fields = [field for field in self.mapping.fields if field.name in self.comparer.columns]
+        types = {column.name: column.declared or column.type for column in self.table.columns}
+        alike = all(types.get(field.column) == self._target_types[field.name] for field in fields)
+        in_order = tuple(field.column for field in self.mapping.key_fields) == self.table.key
+        return {field.name: field.column for field in fields} if alike and in_order else {}
 
     def identity(self, key: Mapping[str, Any]) -> tuple[str, ...]:
         """An event key as something that is equal for equal keys, however their values are spelled in JSON."""

@@ -174,6 +174,10 @@ def test_a_view_that_is_loaded_again_loses_what_is_extra_and_is_proven(lab: Lab)
         def proven() -> bool:
             return all(one.phase == "loaded" and not one.unproven for one in lab.state.pipelines())
 
-        wait_until(proven, "loaded and verified", 60)
+        try:
+            wait_until(proven, "loaded and verified", 60)
+        except AssertionError as error:
+            states = [(one.name, one.phase, one.unproven) for one in lab.state.pipelines()]
+            raise AssertionError(f"{error}: {states}\n{lab.log()[-3000:]}") from error
     lab.agrees()
     assert query(lab.target, "select count(*) from account_view where account = 200000") == [(0,)]
