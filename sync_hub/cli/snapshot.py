@@ -166,8 +166,8 @@ def _reload(state: State, chosen: Sequence[Pipeline], *, json: bool) -> int:
         print_json({"reload": names})
     else:
         stands = any(_silent_seconds(state, one.source) > FRESH_SECONDS for one in chosen)
-        when = "once the hub runs" if stands else "now"
-        say(f"{', '.join(names)}: loaded again {when}, then verified: sync-hub status")
+        when = " once the hub runs" if stands else ""
+        say(f"{', '.join(names)}: loaded again{when}, then verified: sync-hub status")
     return 0
 
 

@@ -52,7 +52,7 @@ TABLES: dict[tuple[str, str], Callable[[], Found]] = {
     # an error of the hub that the demo started, told again as it was answered
     ("sync_hub/cli/demo.py", "error['code']"): dict,
     # why capture gave up a snapshot
-    ("sync_hub/cli/snapshot.py", "code"): lambda: {"bad_where": {"config"}},
+    ("sync_hub/cli/snapshot.py", "code"): lambda: {"bad_where": {"config"}, "bad_key": {"config"}},
     ("sync_hub/web/api.py", "f'unknown_{kind}'"): lambda: {"unknown_source": {"http"}, "unknown_pipeline": {"http"}},
 }
 

@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from sync_hub.runtime.snapshot import LOOK_SECONDS
 from sync_hub.state_snapshots import Snapshot, new_id
 from tests.end_to_end.hub import wait_until
 from tests.end_to_end.lab import Lab, execute, frozen, moment, query
@@ -472,5 +473,11 @@ def test_a_paused_loading_rests_and_goes_on_where_it_stood(lab: Loads) -> None:
 
 def _resting(lab: Loads, name: str) -> Snapshot:
     """Wait until capture has let go of it."""
-    wait_until(lambda: lab.health()["sources"][lab.name]["snapshot"] is None, "capture reads no more chunks")
+    since = time.time() + LOOK_SECONDS
+
+    def said() -> bool:
+        capture = next(one for one in lab.state.workers() if one.name.startswith("capture"))
+        return capture.beat_at > since and not capture.detail["snapshot"]
+
+    wait_until(said, "capture reads no more chunks")
     return lab.snapshot(name)
