@@ -96,7 +96,7 @@ class TableReader:
             f" from {self._from} {chosen} order by {self._order} limit {int(rows)})"
             f" select s.n, s.digest, {last}"
             " from (select count(*) as n, coalesce(sum(h), 0)::text as digest from page) s"
-            f" left join lateral (select * from page order by {order} offset s.n - 1 limit 1) p on s.n > 0"
+            f" left join lateral (select * from page order by {order} offset greatest(s.n - 1, 0) limit 1) p on true"
         )
         result = _execute(connection, statement, parameters)
         texts = [(result.get_value(0, place) or b"").decode() for place in range(2 + len(self.key))]

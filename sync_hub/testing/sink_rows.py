@@ -258,6 +258,17 @@ class SinkRowsContract:
         shared.write(people(change("delete", 1), **CONTACTS))
         assert shared.rows("people", *columns) == [(3, None, None, "c@x.io")]
 
+    def test_rows_of_one_mapping_are_read_from_a_shared_table(self, shared: Writer) -> None:
+        shared.write(
+            people(change("upsert", 1, "Ada", "x"), change("upsert", 2, "Bob", "y"), shared=True),
+            people(change("upsert", 1, "ada@x.io"), change("upsert", 3, "c@x.io"), **CONTACTS),
+        )
+        assert sorted(shared.sink.read_rows("people", ["id"], mapping="contacts")) == [(1,), (3,)]
+        assert sorted(shared.sink.read_rows("people", ["id"], mapping="customers")) == [(1,), (2,)]
+        read = shared.sink.read_rows("people", ["id"], [(1,), (2,), (3,)], ["id"], mapping="contacts")
+        assert sorted(read) == [(1,), (3,)]
+        assert sorted(shared.sink.read_rows("people", ["id"])) == [(1,), (2,), (3,)]
+
     def test_partial_row_does_not_bring_back_a_part_that_was_deleted(self, shared: Writer) -> None:
         shared.write(people(change("upsert", 1, "ada@x.io"), **CONTACTS))
         shared.write(
