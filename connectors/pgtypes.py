@@ -239,10 +239,11 @@ SUM_KIND = "postgresql hash_record_extended"
 _HASHED = frozenset(
     {
         "smallint", "integer", "bigint", "numeric", "real", "double precision", "boolean", "text", "character varying",
-        "character", "uuid", "date", "timestamp without time zone", "timestamp with time zone", "bytea", "interval",
+        "character", "uuid", "date", "timestamp without time zone", "timestamp with time zone", "bytea",
         "time without time zone", "jsonb", "inet", "oid",
     }
 )  # fmt: skip
+_COLLATED = frozenset({"text", "character varying", "character"})
 _ORDERED = frozenset(
     {
         "smallint", "integer", "bigint", "numeric", "uuid", "date", "timestamp without time zone",
@@ -256,3 +257,8 @@ def can_sum(types: Sequence[str], key_types: Sequence[str]) -> bool:
     return all(base_name(name) in _HASHED and not is_array(name) for name in types) and all(
         base_name(name) in _ORDERED and not is_array(name) for name in key_types
     )
+
+
+def summed(name: str, type_name: str) -> str:
+    """A quoted column as it goes into a checksum: byte by byte, whatever its collation takes for equal."""
+    return f'{name} collate "C"' if base_name(type_name) in _COLLATED else name

@@ -18,6 +18,9 @@ FINISHED_KEPT: Final = 20
 """Finished verifications that are kept for each pipeline."""
 
 VerificationState = Literal["waiting", "running", "done", "failed", "cancelled"]
+EXAMPLES: Final = 10
+"""So many rows that do not agree are named in a report."""
+
 Outcome = Literal["matched", "absent", "kept", "different", "missing", "extra", "touched", "parked"]
 """`absent`: on neither side. `kept`: gone at the source, and the mapping keeps it. `touched`: it changed meanwhile."""
 
@@ -93,6 +96,14 @@ class Probe(Struct, frozen=True):
     outcome: Outcome
     columns: tuple[str, ...] = ()
     seen: str = ""
+
+
+def counted(answers: Sequence[Probe]) -> dict[str, int]:
+    """How many there are of each outcome."""
+    counts: dict[str, int] = {}
+    for answer in answers:
+        counts[answer.outcome] = counts.get(answer.outcome, 0) + 1
+    return counts
 
 
 class VerificationStore:

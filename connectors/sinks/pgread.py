@@ -8,7 +8,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import RawCursor
 
-from connectors.pgtypes import SUM_KIND, can_sum, from_wire, wire_converter
+from connectors.pgtypes import SUM_KIND, can_sum, from_wire, summed, wire_converter
 from connectors.postgresql import quote, quote_table
 from connectors.sinks.pgstatements import cast_type
 from sync_hub.errors import Fatal
@@ -69,7 +69,7 @@ def checksum(
     described, parts = _columns(table, columns), _columns(table, key)
     if not can_sum([column.type for column in described], [part.type for part in parts]):
         return None
-    names = ", ".join(f"t.{quote(column.name)}" for column in described)
+    names = ", ".join(summed(f"t.{quote(column.name)}", column.type) for column in described)
     where, parameters = _between(table, parts, between, flag)
     cursor.execute(
         f"select count(*), coalesce(sum(pg_catalog.hash_record_extended(row({names}), 0)), 0)::text"

@@ -9,7 +9,7 @@ from typing import Any, Final
 import psycopg
 from msgspec import Struct
 
-from connectors.pgtypes import SUM_KIND, can_sum, canonical_key, from_wire, wire_converter
+from connectors.pgtypes import SUM_KIND, can_sum, canonical_key, from_wire, summed, wire_converter
 from connectors.postgresql import quote, quote_table
 from sync_hub.model import Column, RangeSum, Table
 
@@ -86,7 +86,7 @@ class TableReader:
         if not can_sum(types, [self._by_name[name].type for name in self.key]):
             return None
         chosen, parameters = self._after(after)
-        listed = ", ".join(f"t.{quote(name)}" for name in columns)
+        listed = ", ".join(summed(f"t.{quote(name)}", kind) for name, kind in zip(columns, types, strict=True))
         order = ", ".join(f"k{number}" for number in range(len(self.key)))
         last = ", ".join(f"p.k{number}" for number in range(len(self.key)))
         keys = ", ".join(f"t.{quote(name)} as k{number}" for number, name in enumerate(self.key))
@@ -119,6 +119,16 @@ class TableReader:
             conditions.append(f"({where}\n) and {PLACE}::boolean")
             parameters.append("true")
         return (f"where {' and '.join(conditions)}" if conditions else ""), parameters
+
+    def takes(self, connection: Connection, key: Mapping[str, Any]) -> bool:
+        """Whether the key's types take these values."""
+        columns = [self._by_name[name] for name in self.key]
+        places = ", ".join(f"{PLACE}::{column.declared}" for column in columns)
+        try:
+            _execute(connection, f"select {places}", [from_wire(column.type)(key[column.name]) for column in columns])
+        except psycopg.DataError:
+            return False
+        return True
 
     def canonical(self, key: Mapping[str, Any]) -> Row:
         """A key as events spell it, whatever spelling of its values was given."""

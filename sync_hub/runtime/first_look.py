@@ -1,0 +1,210 @@
+"""The first look of a verification: both ends as they are now, without any order between them."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Final
+
+from sync_hub.envelope import topic_name
+from sync_hub.model import RangeSum
+from sync_hub.ports import Sink, Source
+from sync_hub.runtime.compare import judge
+from sync_hub.runtime.lag import passed
+from sync_hub.runtime.tally import Tally
+from sync_hub.runtime.view import View
+from sync_hub.state import Pipeline, State
+from sync_hub.state_verifications import WRONG, VerificationOptions, counted
+
+PAGE_ROWS: Final = 2000
+RANGE_ROWS: Final = 20_000
+LOOK_SECONDS: Final = 0.5
+
+
+class FirstLook:
+    """Finds rows that may differ. What it counts as matched has been equal; what it suspects has to be asked."""
+
+    def __init__(
+        self,
+        view: View,
+        ends: tuple[Source, Sink],
+        pipeline: Pipeline,
+        options: VerificationOptions,
+        tally: Tally,
+        state: State,
+    ) -> None:
+        self._view = view
+        self._source, self._sink = ends
+        self._pipeline = pipeline
+        self._options = options
+        self._tally = tally
+        self._state = state
+
+    def suspects(self) -> list[dict[str, Any]]:
+        """Compare all rows as they are now; returns the source keys of what does not agree."""
+        if not self._options.sample and (names := self._view.summable()):
+            suspects = self._look_at_ranges(names)
+            if suspects is not None:
+                return suspects
+        return self._look_at_rows()
+
+    def _look_at_rows(self) -> list[dict[str, Any]]:
+        options = self._options
+        suspects: list[dict[str, Any]] = []
+        seen = array("q")
+        share = options.sample / max(1, self._tally.report.rows_estimated) if options.sample else 1.0
+        after: tuple[Any, ...] | None = None
+        while not self._tally.stopped:
+            rows, after = self._source.read_page(self._view.table.full_name, after, PAGE_ROWS, share=share)
+            suspects += self._page(rows, seen)
+            if after is None or (options.sample and self._tally.report.rows_done >= options.sample):
+                break
+            self._tally.slow_down()
+        if not options.sample and not self._tally.stopped:
+            suspects += self._extras(seen)
+        return suspects
+
+    def _look_at_ranges(self, names: Mapping[str, str]) -> list[dict[str, Any]] | None:
+        """Compare checksums that both systems make of key ranges, and rows where they differ; None: they cannot.
+
+        `names` are source columns by target column. Sound because nothing is between them but the mapping's copying.
+        """
+        suspects: list[dict[str, Any]] = []
+        view = self._view
+        after: tuple[Any, ...] | None = None
+        with ThreadPoolExecutor(1) as source:  # it works out the next range while the target works on this one
+
+            def following(place: tuple[Any, ...] | None) -> Future[RangeSum | None]:
+                return source.submit(
+                    self._source.checksum, view.table.full_name, list(names.values()), place, RANGE_ROWS
+                )
+
+            asked = following(None)
+            while not self._tally.stopped:
+                ours = asked.result()
+                if ours is None:
+                    return None
+                if ours.last_key is not None:
+                    asked = following(ours.last_key)
+                between = (after, ours.last_key)
+                theirs = self._sink.checksum(view.target, view.mapping.key, list(names), between, mapping=view.name)
+                if theirs is None or theirs.kind != ours.kind:
+                    asked.result()
+                    return None
+                if (theirs.rows, theirs.digest) == (ours.rows, ours.digest):
+                    self._tally.add(matched=ours.rows, rows_done=ours.rows)
+                else:
+                    wrong = source.submit(self._rows_between, after, ours.rows)
+                    suspects += self._compare_range(wrong.result(), between)
+                self._tally.turn()
+                after = ours.last_key
+                if after is None:
+                    break
+                self._tally.slow_down()
+        return suspects
+
+    def _rows_between(self, after: tuple[Any, ...] | None, count: int) -> list[dict[str, Any]]:
+        """The rows of a range whose checksum had this many."""
+        found: list[dict[str, Any]] = []
+        while len(found) < count:
+            rows, after = self._source.read_page(self._view.table.full_name, after, min(PAGE_ROWS, count - len(found)))
+            found += rows
+            if after is None:
+                break
+        return found
+
+    def _compare_range(self, rows: Sequence[dict[str, Any]], between: tuple[Any, Any]) -> list[dict[str, Any]]:
+        """Source keys of what does not agree in a range, target rows that no source row was seen for among them."""
+        seen = array("q")
+        suspects = []
+        for start in range(0, len(rows), PAGE_ROWS):
+            suspects += self._page(rows[start : start + PAGE_ROWS], seen)
+        known = set(seen)
+        keys = self._sink.keys_between(self._view.target, self._view.mapping.key, between, mapping=self._view.name)
+        extra = [key for key in keys if hash(self._view.comparer.identity(key)) not in known]
+        return suspects + [self._view.source_key(key) for key in extra]
+
+    def _page(self, rows: Sequence[dict[str, Any]], seen: array[int]) -> list[dict[str, Any]]:
+        keys = [self._view.event_key(row) for row in rows]
+        expected = self._view.expected(rows, keys)
+        answers = judge(self._view.comparer, keys, expected, keeps=self._view.keeps)
+        seen.extend(hash(self._view.comparer.identity(one.key)) for one in expected if one.values is not None)
+        counts = counted(answers)
+        agreed = {name: counts.get(name, 0) for name in ("matched", "kept", "parked")}
+        self._tally.add(rows_done=len(rows), **agreed)
+        self._tally.turn()
+        return [answer.key for answer in answers if answer.outcome in WRONG]
+
+    def _extras(self, seen: array[int]) -> list[dict[str, Any]]:
+        """Source keys of target rows that no source row was seen for; they are `kept` where the mapping keeps them."""
+        known = array("q", sorted(seen))
+        extra = []
+        for key in self._sink.read_rows(self._view.target, self._view.mapping.key, mapping=self._view.name):
+            self._tally.turn()
+            if not _contains(known, hash(self._view.comparer.identity(key))):
+                extra.append(tuple(key))
+                if self._tally.stopped:
+                    return []
+        if self._view.keeps:
+            self._tally.add(kept=len(extra))
+            return []
+        if self._view.undone:
+            return [self._view.source_key(key) for key in extra]
+        self._second_look(extra)
+        return []
+
+    def _second_look(self, extra: list[tuple[Any, ...]]) -> None:
+        """Keys that are computed cannot be asked for at the source: look at all of it again for rows that make them.
+
+        What is still in the target when all that was committed before is applied, as it was, is extra.
+        """
+        before = self._view.comparer.read(extra)
+        after: tuple[Any, ...] | None = None
+        while before and not self._tally.stopped:
+            rows, after = self._source.read_page(self._view.table.full_name, after, PAGE_ROWS)
+            for one in self._view.expected(rows, [self._view.event_key(row) for row in rows]):
+                before.pop(self._view.comparer.identity(one.key), None)
+            self._tally.turn()
+            if after is None:
+                break
+        if before and self._proven_past(time.time()):
+            now = self._view.comparer.read(extra)
+            identities = {self._view.comparer.identity(key): key for key in extra}
+            still = [
+                key
+                for identity, key in identities.items()
+                if identity in before and before[identity] == now.get(identity)
+            ]
+            examples = [f"{', '.join(map(str, key))}: extra" for key in still]
+            self._tally.example(examples)
+            self._tally.add(extra=len(still))
+
+    def _proven_past(self, moment: float) -> bool:
+        """Wait until the pipeline has applied all that was committed before; False when stopped."""
+        topic = topic_name(self._pipeline.source, self._pipeline.table)
+        while not self._tally.stopped:
+            applied = applied_offsets(self._state, self._pipeline.name)
+            proven = [p for p in self._state.progress(self._pipeline.source, limit=20) if passed(p, topic, applied)]
+            if proven and proven[0].source_time > moment:
+                return True
+            self._tally.control.wait(LOOK_SECONDS)
+            self._tally.turn()
+        return False
+
+
+def applied_offsets(state: State, pipeline: str) -> dict[int, int]:
+    """The next offset of each partition, as the workers of the pipeline's target last told."""
+    applied: dict[int, int] = {}
+    for worker in state.workers():
+        figures = worker.detail.get("pipelines", {}).get(pipeline, {})
+        for partition, offset in figures.get("offsets", {}).items():
+            applied[int(partition)] = max(offset, applied.get(int(partition), 0))
+    return applied
+
+
+def _contains(ordered: array[int], value: int) -> bool:
+    place = bisect_left(ordered, value)
+    return place < len(ordered) and ordered[place] == value
