@@ -123,11 +123,20 @@ class RetainedLog(_Model):
     _sizes = field_validator("warn", "fail", mode="before")(size_bytes)
 
 
+class VerifiedAge(_Model):
+    """For how long a verification is believed, where views are verified at all."""
+
+    warn: float = 25 * 3600
+
+    _duration = field_validator("warn", mode="before")(duration_seconds)
+
+
 class Limits(_Model):
     """What turns health yellow and red."""
 
     lag: Lag = Lag()
     retained_log: RetainedLog = RetainedLog()
+    verified_age: VerifiedAge = VerifiedAge()
 
 
 class Connector(BaseModel):

@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from sync_hub import state as state_module
 from sync_hub.settings import Settings, load
 from sync_hub.state import Pipeline, Progress, State
+from sync_hub.state_snapshots import Snapshot
+from sync_hub.state_verifications import Report, Verification, VerificationOptions
 
 NOW = 1_800_000_000.0
 TOPIC = "erp.public.customers"
@@ -90,6 +92,40 @@ class HubState:
         stored_at = self.now - age
         entry = Progress(source, "0/1", stored_at - transit, stored_at, {topic: ends})
         self.state.save_position(source, "0/1", progress=entry)
+
+    def snapshot(self, name: str = "s1", *pipelines: str, **fields: Any) -> None:
+        """Existing rows that are being loaded; by default half of a new pipeline's."""
+        values: dict[str, Any] = {
+            "state": "running",
+            "rows_done": 5,
+            "rows_estimated": 10,
+            "asked_at": self.now,
+        } | fields
+        wanted = pipelines or ("customer_to_crm",)
+        self.state.snapshots.ask(Snapshot(name, "erp", "public.customers", wanted, **values))
+
+    def verification(
+        self,
+        name: str = "v1",
+        *,
+        pipeline: str = "customer_to_crm",
+        age: float | None = 0.0,
+        sample: int = 0,
+        **fields: Any,
+    ) -> None:
+        """A verification that ended `age` seconds ago, by default well; None: it goes on."""
+        report = Report(**{"matched": 12, "rows_done": 12, "rows_estimated": 12} | fields.pop("report", {}))
+        at = self.now - (age or 0.0)
+        values: dict[str, Any] = {
+            "state": "running" if age is None else "done",
+            "asked_at": at - 2,
+            "started_at": at - 1,
+        } | fields
+        options = VerificationOptions(sample=sample)
+        finished_at = None if age is None else at
+        self.state.verifications.ask(
+            [Verification(name, pipeline, options=options, report=report, finished_at=finished_at, **values)]
+        )
 
     def well(self) -> None:
         """Everything runs and everything is proven, now."""

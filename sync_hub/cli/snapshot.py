@@ -5,19 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
 from sync_hub.cli.options import Config, Json, load_settings, open_state
 from sync_hub.cli.output import print_json, print_table, say
 from sync_hub.cli.progress import Step, follow
-from sync_hub.cli.verify import FRESH_SECONDS, chosen_pipelines, parsed_keys
+from sync_hub.cli.verify import FRESH_SECONDS
 from sync_hub.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
-    from sync_hub.settings import Settings
     from sync_hub.state import Pipeline, State
     from sync_hub.state_snapshots import Snapshot
 
@@ -61,6 +59,8 @@ def snapshot(
 ) -> int:
     """Send existing rows of a pipeline or table again, beside the changes that go on; or look after what is loading."""
     _refuse_mixed(name, chosen=[where is not None, keys is not None, reload, do is not None])
+    from sync_hub.web import requests
+
     settings = load_settings(context, config)
     state = open_state(settings)
     try:
@@ -69,8 +69,8 @@ def snapshot(
         if not name:
             return _show_all(state, json=json)
         if reload:
-            return _reload(state, _chosen(settings, state, name), json=json)
-        asked = _asked(state, _chosen(settings, state, name), name, where, keys)
+            return _reload(state, requests.pipelines_named(name, settings, state), json=json)
+        asked = requests.rows_to_send(state, requests.pipelines_named(name, settings, state), name, where, keys)
         if wait:
             _refuse_standing(state, asked.source)
         state.snapshots.ask(asked)
@@ -86,61 +86,11 @@ def snapshot(
     return 1 if done.state == "cancelled" else 0
 
 
-def shown(one: Snapshot) -> dict[str, Any]:
-    """A snapshot as it is told in JSON."""
-    values = dict(msgspec.to_builtins(one))
-    values["last_key"] = None if one.keys else values["last_key"]
-    return values
-
-
 def _refuse_mixed(name: str, *, chosen: list[bool]) -> None:
     if sum(chosen) > 1:
         raise ConfigError("usage", "--where, --keys, --reload and --do exclude one another", hint="choose one of them")
     if any(chosen) and not name:
         raise ConfigError("usage", "say of which pipeline or table", hint="sync-hub snapshot NAME with these options")
-
-
-def _chosen(settings: Settings, state: State, name: str) -> list[Pipeline]:
-    """The pipelines that a name stands for: a table's, as `public.orders`, `orders` or `erp:public.orders`, too."""
-    applied = state.pipelines()
-    if not any(one.name == name for one in applied):
-        spellings = (
-            (one, (one.table, one.table.removeprefix("public."), f"{one.source}:{one.table}")) for one in applied
-        )
-        found = [one for one, names in spellings if name in names]
-        if found:
-            return found
-    found = chosen_pipelines([name], settings, state)
-    if not found:
-        raise ConfigError("unknown_name", f"no mapping of {name!r} was applied yet", hint="sync-hub run applies them")
-    return found
-
-
-def _asked(state: State, pipelines: Sequence[Pipeline], name: str, where: str | None, keys: str | None) -> Snapshot:
-    """What to send for whom: rows of one table."""
-    from sync_hub.state_snapshots import Snapshot, new_id
-
-    tables = sorted({f"{one.source}:{one.table}" for one in pipelines})
-    if len(tables) != 1:
-        raise ConfigError("ambiguous_name", f"{name!r} has more than one table", hint=f"say {' or '.join(tables)}")
-    if where is not None and not where.strip():
-        raise ConfigError("bad_where", "--where is empty", hint="leave it out to send all rows")
-    one = pipelines[0]
-    described = state.tables(one.source).get(one.table)
-    named = () if keys is None else parsed_keys(keys, described.key if described else ())
-    if keys is not None and not named:
-        raise ConfigError("bad_key", "--keys names no row", hint="leave it out to send all rows")
-    return Snapshot(
-        new_id(),
-        one.source,
-        one.table,
-        tuple(pipeline.name for pipeline in pipelines),
-        "asked",
-        condition=where or "",
-        keys=named,
-        rows_estimated=len(named) or max(0, described.rows_estimated if described else 0),
-        asked_at=time.time(),
-    )
 
 
 def _refuse_standing(state: State, source: str) -> None:
@@ -172,25 +122,22 @@ def _reload(state: State, chosen: Sequence[Pipeline], *, json: bool) -> int:
 
 
 def _look_after(state: State, name: str, action: Action, *, json: bool) -> int:
-    done = {"pause": state.snapshots.pause, "resume": state.snapshots.resume, "cancel": state.snapshots.cancel}
-    if not done[action.value](name):
-        raise ConfigError(
-            "unknown_snapshot",
-            f"there is no snapshot {name!r} for {action.value}",
-            hint="sync-hub snapshot shows them",
-        )
-    one = state.snapshots.find(name)
+    from sync_hub.web import requests
+
+    one = requests.look_after(state, name, action.value)
     if json:
-        print_json(shown(one) if one else {})
+        print_json(requests.shown_snapshot(one))
     else:
-        say(f"{name} {one.state if one else ''}")
+        say(f"{name} {one.state}")
     return 0
 
 
 def _show_all(state: State, *, json: bool) -> int:
+    from sync_hub.web import requests
+
     snapshots = state.snapshots.all()
     if json:
-        print_json([shown(one) for one in snapshots])
+        print_json([requests.shown_snapshot(one) for one in snapshots])
         return 0
     headings = ("id", "table", "for", "why", "state", "rows", "of about")
     rows = [
@@ -225,8 +172,10 @@ def _follow(state: State, asked: Snapshot, *, quiet: bool) -> None:
 
 
 def _say(one: Snapshot, *, json: bool) -> None:
+    from sync_hub.web import requests
+
     if json:
-        print_json(shown(one))
+        print_json(requests.shown_snapshot(one))
         return
     for_whom = ", ".join(one.pipelines)
     if one.state == "waiting":

@@ -9,7 +9,7 @@ import typer
 from sync_hub.cli.options import Config, Json, load_settings, open_state
 from sync_hub.cli.output import STATE_COLOURS, narrow, paint, print_json, print_table, say, say_finding
 from sync_hub.errors import ConfigError, Unavailable
-from sync_hub.web.problems import size
+from sync_hub.web.problems import short, size
 
 Document = dict[str, Any]
 
@@ -37,7 +37,7 @@ def status(
     if json:
         print_json(document)
     else:
-        _show(document)
+        _show(document, proof=bool(name))
     if document["status"] == "failing":
         raise typer.Exit(1)
 
@@ -83,7 +83,8 @@ def _feeds(pipelines: Document, source: str, pipeline: str) -> bool:
     return pipeline in pipelines and pipelines[pipeline]["source"] == source
 
 
-def _show(document: Document) -> None:
+def _show(document: Document, *, proof: bool) -> None:
+    """`proof`: also how far each view is loaded and verified."""
     level = document["status"]
     say(f"{document['hub']}: {paint(level, STATE_COLOURS[level])}")
     for problem in document["problems"]:
@@ -95,6 +96,8 @@ def _show(document: Document) -> None:
         say(f"    {paint(f'sync-hub plan {name}', 'cyan')}")
     if document["pipelines"]:
         _show_pipelines(document["pipelines"])
+        if proof:
+            _show_proof(document["pipelines"])
     if document["sources"]:
         print_table(
             ("source", "state", "lag", "events/s", "events", "retained log", "loading"),
@@ -119,6 +122,36 @@ def _show_pipelines(pipelines: Document) -> None:
     else:
         wide = [_wide_row(name, part) for name, part in pipelines.items()]
         print_table(("pipeline", "source", "target", "state", *figures, "waits for"), wide, right=(4, 5, 6, 7))
+
+
+def _show_proof(pipelines: Document) -> None:
+    """What is known of whether views agree with their sources."""
+    rows = [
+        (name, _share(part["loading"], part["phase"]), _verified(part["verified"]), _doubt(part))
+        for name, part in pipelines.items()
+    ]
+    print_table(("pipeline", "existing rows", "verified", "in doubt"), rows)
+
+
+def _share(loading: Document | None, phase: str) -> str:
+    if loading is None:
+        return phase
+    return f"{loading['state']}: {loading['rows_done']} of {loading['rows_estimated']}"
+
+
+def _verified(found: Document | None) -> str:
+    from sync_hub.web.health import OUTCOMES
+
+    if found is None:
+        return "never"
+    counts = ", ".join(f"{found[name]} {name}" for name in OUTCOMES if found[name])
+    return f"{short(found['at'])}: {'equal' if found['agrees'] else 'differs'} ({counts or 'no rows'})"
+
+
+def _doubt(part: Document) -> str:
+    running = part["verifying"]
+    progress = f"verifying {running['rows_done']} of {running['rows_estimated']}" if running else ""
+    return "; ".join(said for said in (part["unproven"], progress) if said) or "no"
 
 
 def _tall_row(name: str, part: Document) -> list[Any]:

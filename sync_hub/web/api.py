@@ -1,4 +1,4 @@
-"""Health for machines and people, and the API: readings, pause and resume."""
+"""Health for machines and people, and the API: readings, pause and resume. What is asked of views is beside it."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from sync_hub import __version__
 from sync_hub.errors import ConfigError, SyncHubError, Unavailable
 from sync_hub.settings import Settings
 from sync_hub.state import State
-from sync_hub.web import api, console, metrics
+from sync_hub.web import api, api_views, console, metrics
 from sync_hub.web.reader import HealthReader, one_line
 from sync_hub.web.security import RESPONSE_HEADERS, Gate, Guard, refusal
 
@@ -32,6 +32,7 @@ def create(settings: Settings, state: State, *, clock: Callable[[], float] = tim
     app = FastAPI(title="sync-hub", version=__version__, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     app.include_router(api.health_routes(reader))
     app.include_router(api.api_routes(reader))
+    app.include_router(api_views.routes(reader))
     app.include_router(metrics.routes(reader))
     app.include_router(console.routes(reader, gate))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

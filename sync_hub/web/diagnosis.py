@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from sync_hub.runtime.worker import names as worker_names
 from sync_hub.settings import Limits, Settings
+from sync_hub.web import proof
 from sync_hub.web.facts import Facts, iso, subject_of
 from sync_hub.web.problems import DEGRADED, FAILING, Document, Problem, affected, said, seconds, short, size
 
@@ -14,6 +15,9 @@ STUCK_SECONDS = 60.0
 
 NEW_SECONDS = 15.0
 """How long a pipeline that was just applied may go unreported before that is failing, and one that begins may wait."""
+
+BEGINNING = ("new", "starting", "adopting", "ready")
+"""Phases before the loading of existing rows."""
 
 SLOT_SHARE_DEGRADED, SLOT_SHARE_FAILING = 0.5, 0.8
 """Shares of the source's own limit for retained log."""
@@ -35,6 +39,7 @@ def find(settings: Settings, facts: Facts, health: Document) -> list[Problem]:
         explains = name in explained
         waits = [] if explains else list(_waiting(name, pipeline, health["sources"], settings.limits, facts))
         found += waits or _pipeline(name, pipeline, settings.limits, facts, explained=explains)
+        found += proof.find(name, pipeline, settings, facts)
     if not health["pipelines"]:
         hint, command = "write mappings and start the hub", "sync-hub mapping list"
         found.append(
@@ -127,27 +132,8 @@ def _source(name: str, source: Document, settings: Settings, facts: Facts) -> It
             f"loading existing rows of {name} waits: {source['waiting']}",
             "end that transaction, or let it finish",
         )
-    yield from _silent_changes(subject, name, source)
+    yield from proof.paused_snapshots(source, name)
     yield from _retained(subject, name, source, settings.limits)
-
-
-def _silent_changes(subject: str, name: str, source: Document) -> Iterator[Problem]:
-    for table, what in source["altered"].items():
-        yield Problem(
-            "table_altered",
-            DEGRADED,
-            subject,
-            f"{table}: {what}",
-            "load its pipelines again if existing rows are affected; restarting the hub then clears this",
-        )
-    if source["promoted"]:
-        yield Problem(
-            "source_promoted",
-            DEGRADED,
-            subject,
-            f"{name} is on a new timeline: a standby was promoted, and the log continued exactly where reading stopped",
-            "compare its views with the source; restarting the hub then clears this",
-        )
 
 
 def _no_heartbeat(subject: str, name: str, source: Document, limits: Limits, facts: Facts) -> Problem:
@@ -245,10 +231,10 @@ def _pipeline(name: str, pipeline: Document, limits: Limits, facts: Facts, *, ex
 
 
 def _waiting(name: str, pipeline: Document, sources: Document, limits: Limits, facts: Facts) -> Iterator[Problem]:
-    """A pipeline that has not begun, while nobody does anything about it: neither its table nor another is loaded."""
+    """A pipeline whose loading has not begun, and nobody does anything about it: neither it nor another is loaded."""
     source, table = pipeline["source"], pipeline["table"]
     unknown = pipeline["waiting_for"] == "source"
-    begins = pipeline["state"] == "snapshotting" and (unknown or pipeline["phase"] in ("new", "starting", "ready"))
+    begins = pipeline["state"] in ("snapshotting", "reloading") and (unknown or pipeline["phase"] in BEGINNING)
     capture = sources.get(source, {})
     if not begins or pipeline["error"] or capture.get("snapshot") or capture.get("waiting"):
         return

@@ -13,6 +13,8 @@ from sync_hub.envelope import topic_name
 from sync_hub.runtime import lag
 from sync_hub.settings import Settings
 from sync_hub.state import Pause, Pipeline, Progress, State, Worker
+from sync_hub.state_snapshots import Snapshot
+from sync_hub.state_verifications import Verification
 
 BEAT_SECONDS = 2.0
 LOST_AFTER_SECONDS = 3 * BEAT_SECONDS
@@ -33,6 +35,27 @@ class Facts(Struct, frozen=True):
     pipelines: tuple[Pipeline, ...]
     pauses: tuple[Pause, ...]
     progress: dict[str, list[Progress]]
+    snapshots: tuple[Snapshot, ...] = ()
+    verifications: dict[str, list[Verification]] = {}
+    """By pipeline; like snapshots oldest first, and those finished lately are among them."""
+
+    def loading(self, source: str) -> list[Snapshot]:
+        """Snapshots of a source that are not finished, oldest first."""
+        return [one for one in self.snapshots if one.source == source and one.finished_at is None]
+
+    def verifying(self, pipeline: str) -> Verification | None:
+        """The verification of a pipeline that runs, else the one that waits."""
+        mine = [one for one in self.verifications.get(pipeline, ()) if one.finished_at is None]
+        return next((one for one in mine if one.state == "running"), next(iter(mine), None))
+
+    def verified(self, pipeline: str, *states: str) -> Verification | None:
+        """The last verification of a whole pipeline that ended in one of these states."""
+        mine = [
+            one
+            for one in self.verifications.get(pipeline, ())
+            if one.state in states and not (one.options.keys or one.options.sample)
+        ]
+        return max(mine, key=lambda one: one.finished_at or 0, default=None)
 
     def silent(self, worker: Worker) -> bool:
         """Whether a worker's last beat is too old to be believed."""
@@ -94,7 +117,11 @@ def read(settings: Settings, state: State, now: float) -> Facts:
     progress = {name: state.progress(name, limit=PROGRESS_READ[0]) for name in settings.sources}
     stamps = [worker.beat_at for worker in workers]
     stamps += [entries[0].stored_at for entries in progress.values() if entries]
-    facts = Facts(max([now, *stamps]), workers, pipelines, pauses, progress)
+    verifications: dict[str, list[Verification]] = {}
+    for one in state.verifications.all():
+        verifications.setdefault(one.pipeline, []).append(one)
+    snapshots = tuple(state.snapshots.all())
+    facts = Facts(max([now, *stamps]), workers, pipelines, pauses, progress, snapshots, verifications)
     for read_so_far, limit in zip(PROGRESS_READ, (*PROGRESS_READ[1:], None), strict=True):
         for name in facts.far_behind(read_so_far):
             progress[name] = state.progress(name, limit=limit)

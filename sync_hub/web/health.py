@@ -12,6 +12,8 @@ from sync_hub import __version__
 from sync_hub.runtime.lag import Clock, Lag, Rates, capture_lag, measure
 from sync_hub.settings import Settings
 from sync_hub.state import Pause, Pipeline, Worker
+from sync_hub.state_snapshots import Snapshot
+from sync_hub.state_verifications import Verification
 from sync_hub.web.facts import Facts, iso, number, subject_of
 from sync_hub.web.mappings import MappingStatus
 
@@ -21,6 +23,8 @@ HEARTBEAT_SECONDS = 2.0
 
 WORST_FIRST = ("failed", "stopped", "retrying", "paused", "snapshotting", "reloading", "catching_up", "running")
 """States of pipelines: of several, the first in this order tells most."""
+OUTCOMES = ("matched", "different", "missing", "extra", "busy", "parked", "repaired")
+"""What is told of what a verification counts."""
 _LOADED = "loaded"
 
 
@@ -96,8 +100,7 @@ def _source(name: str, settings: Settings, facts: Facts) -> Document:
         "waiting": detail.get("waiting") or "",
         "paused": _pause(pause),
         "snapshot": detail.get("snapshot"),
-        "altered": dict(status.get("relation_changed") or {}),
-        "promoted": bool(status.get("timeline_changed")),
+        "snapshots": [_snapshot(one) for one in facts.loading(name)],
         "error": detail.get("error"),
     }
 
@@ -153,8 +156,51 @@ def _pipeline(pipeline: Pipeline, facts: Facts, mapping: MappingStatus) -> Docum
         "last_applied_at": iso(max((report.get("last_applied_at") or 0 for _, report in reports), default=0) or None),
         "parked": 0,
         "parked_since": None,
-        "verified": None,
+        "unproven": pipeline.unproven or None,
+        "loading": next((_snapshot(one) for one in facts.loading(pipeline.source) if _loads(one, pipeline)), None),
+        "verified": _verified(facts.verified(pipeline.name, "done")),
+        "verifying": _verifying(facts.verifying(pipeline.name)),
         "mapping": {"applied": iso(pipeline.applied_at), "pending": mapping.pending},
+    }
+
+
+def _loads(snapshot: Snapshot, pipeline: Pipeline) -> bool:
+    return pipeline.name in snapshot.pipelines and snapshot.reason != "asked"
+
+
+def _snapshot(one: Snapshot) -> Document:
+    return {
+        "id": one.id,
+        "table": one.table,
+        "pipelines": list(one.pipelines),
+        "reason": one.reason,
+        "state": one.state,
+        "rows_done": one.rows_done,
+        "rows_estimated": max(one.rows_estimated, one.rows_done),
+        "asked_at": iso(one.asked_at),
+    }
+
+
+def _verified(one: Verification | None) -> Document | None:
+    """What the last whole verification found."""
+    if one is None:
+        return None
+    figures = {name: getattr(one.report, name) for name in OUTCOMES}
+    return {"at": iso(one.finished_at), **figures, "agrees": one.report.agrees, "reason": one.reason}
+
+
+def _verifying(one: Verification | None) -> Document | None:
+    if one is None:
+        return None
+    report = one.report
+    return {
+        "id": one.id,
+        "state": one.state,
+        "reason": one.reason,
+        "repair": one.options.repair,
+        "rows_done": report.rows_done,
+        "rows_estimated": max(report.rows_estimated, report.rows_done),
+        "since": iso(one.started_at or one.asked_at),
     }
 
 

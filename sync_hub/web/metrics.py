@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from sync_hub.web.health import OUTCOMES
 from sync_hub.web.reader import HealthReader
 
 Document = dict[str, Any]
@@ -30,7 +31,7 @@ SOURCE_GAUGES = {
 }
 SNAPSHOT_GAUGES = {
     "rows_done": ("snapshot_rows_done", "Existing rows loaded so far; absent when nothing is loading."),
-    "rows_estimated": ("snapshot_rows_estimated", "Existing rows there are, as the source estimates."),
+    "rows_estimated": ("snapshot_rows_estimated", "Existing rows to load, as the source estimates."),
 }
 PIPELINE_GAUGES = {
     "lag_seconds": ("lag_seconds", "From commit at the source to commit in the target; absent when unknown."),
@@ -73,6 +74,7 @@ class HealthCollector(Collector):
         yield from self._workers()
         yield from _sources(self._document["sources"])
         yield from _pipelines(self._document["pipelines"])
+        yield from _proof(self._document["pipelines"], _timestamp(self._document["time"]))
 
     def _hub(self) -> Iterator[Metric]:
         document = self._document
@@ -116,12 +118,12 @@ def _sources(sources: Document) -> Iterator[Metric]:
             f"sync_hub_source_{metric}", text, labels, {(name,): part[figure] for name, part in sources.items()}
         )
     for figure, (metric, text) in SNAPSHOT_GAUGES.items():
-        values = {
-            (name, part["snapshot"]["table"]): part["snapshot"].get(figure)
-            for name, part in sources.items()
-            if part["snapshot"]
-        }
-        yield _gauge(f"sync_hub_source_{metric}", text, ["source", "table"], values)
+        rows: dict[tuple[str, str], int] = {}
+        for name, part in sources.items():
+            for snapshot in part["snapshots"]:
+                place = (name, snapshot["table"])
+                rows[place] = rows.get(place, 0) + snapshot[figure]
+        yield _gauge(f"sync_hub_source_{metric}", text, ["source", "table"], rows)
 
 
 def _pipelines(pipelines: Document) -> Iterator[Metric]:
@@ -136,6 +138,28 @@ def _pipelines(pipelines: Document) -> Iterator[Metric]:
     for figure, (metric, text) in PIPELINE_GAUGES.items():
         samples = {values[name]: part[figure] for name, part in pipelines.items()}
         yield _gauge(f"sync_hub_pipeline_{metric}", text, labels, samples)
+
+
+def _proof(pipelines: Document, now: float) -> Iterator[Metric]:
+    """What is known of whether views agree with their sources."""
+    labels = ["pipeline", "source", "target"]
+    values = {name: (name, part["source"], part["target"]) for name, part in pipelines.items()}
+    verified = {values[name]: part["verified"] for name, part in pipelines.items() if part["verified"]}
+    rows = {(*place, outcome): found[outcome] for place, found in verified.items() for outcome in OUTCOMES}
+    text = "Rows of the last whole verification, by what was found."
+    yield _gauge("sync_hub_pipeline_verified_rows", text, [*labels, "outcome"], rows)
+    ages = {place: max(0.0, now - _timestamp(found["at"])) for place, found in verified.items()}
+    text = "Since the last whole verification; absent when there was none."
+    yield _gauge("sync_hub_pipeline_verified_age_seconds", text, labels, ages)
+    running = {values[name]: _running(part["verifying"]) for name, part in pipelines.items()}
+    yield _gauge("sync_hub_pipeline_verifying", "1 while a verification runs.", labels, running)
+    doubted = {values[name]: int(part["unproven"] is not None) for name, part in pipelines.items()}
+    text = "1 while the view may differ from its source until it is verified."
+    yield _gauge("sync_hub_pipeline_unproven", text, labels, doubted)
+
+
+def _running(verifying: Document | None) -> int:
+    return int(verifying is not None and verifying["state"] == "running")
 
 
 def _gauge(name: str, text: str, labels: list[str], samples: Mapping[Any, Any]) -> Metric:

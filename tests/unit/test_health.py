@@ -266,9 +266,12 @@ CASES: list[tuple[str, str, Callable[[HubState], object]]] = [
         **figures(retained_log_bytes=GIGABYTE, retained_log_limit_bytes=GIGABYTE))),
     ("slot_at_risk source:erp", "failing", lambda hub: hub.capture(**figures(slot_status="unreserved"))),
     ("slot_lost source:erp", "failing", lambda hub: hub.capture(**figures(slot_status="lost"))),
-    ("table_altered source:erp", "degraded", lambda hub: hub.capture(
-        **figures(relation_changed={"public.customers": "its columns changed"}))),
-    ("source_promoted source:erp", "degraded", lambda hub: hub.capture(**figures(timeline_changed=True))),
+    ("snapshot_paused source:erp", "degraded", lambda hub: hub.snapshot(state="paused")),
+    (f"view_unproven pipeline:{PIPELINE}", "degraded", lambda hub: hub.state.doubt([PIPELINE], "a reason")),
+    (f"view_differs pipeline:{PIPELINE}", "failing", lambda hub: hub.verification(report={"missing": 1})),
+    (f"verification_failed pipeline:{PIPELINE}", "degraded", lambda hub: hub.verification(
+        state="failed", error="probe_unanswered: no answer")),
+    (f"verification_old pipeline:{PIPELINE}", "degraded", lambda hub: hub.verification(age=25 * 3600)),
     ("paused source:erp", "degraded", lambda hub: hub.state.pause("source:erp", reason="move", until=NOW + 1e9)),
     ("paused target:crm", "degraded", lambda hub: hub.state.pause("target:crm")),
     (f"paused pipeline:{PIPELINE}", "degraded", lambda hub: hub.state.pause(f"pipeline:{PIPELINE}")),
@@ -309,6 +312,98 @@ def test_each_problem_is_found_alone(
     assert found["owner"] in (None, f"{PIPELINE}@example.com")
     if found["subject"] != "hub":
         assert found["affects"] == [PIPELINE]
+
+
+def doubted(hub: HubState) -> dict[str, Any]:
+    found: dict[str, dict[str, Any]] = {problem["code"]: problem for problem in health(hub)["problems"]}
+    assert set(found) <= {"view_unproven", "snapshot_paused"}
+    return found["view_unproven"]
+
+
+def test_a_view_in_doubt_says_why_and_what_happens_now(hub: HubState) -> None:
+    hub.well()
+    hub.state.reload([PIPELINE], "public.customers: its columns changed")
+    assert "(public.customers: its columns changed): it will be loaded again" in doubted(hub)["message"]
+    hub.state.advance_phase([PIPELINE], "loading", only_from=["adopting"])
+    hub.snapshot(reason="reload")
+    assert doubted(hub)["message"].endswith("it is loaded again, 50 %")
+    hub.state.snapshots.pause("s1")
+    paused = doubted(hub)
+    assert paused["message"].endswith("its loading is paused at 50 %")
+    assert paused["command"] == "sync-hub snapshot s1 --do resume"
+    hub.state.snapshots.resume("s1")
+    hub.state.snapshots.finish("s1")
+    assert doubted(hub)["message"].endswith("it waits for its verification")
+    reason = "public.customers: its columns changed"
+    hub.verification("v1", age=None, reason=reason, report={"rows_done": 3})
+    assert doubted(hub)["message"].endswith("it is verified now, 25 %")
+    hub.state.verifications.cancel(["v1"])
+    hub.verification("v2", reason=reason, state="failed", error="lost: no answer")
+    assert doubted(hub)["message"].endswith("its verification failed (lost: no answer) and is tried again")
+    hub.verification("v3", age=-1, reason=reason, report={"extra": 1})
+    assert doubted(hub)["command"] == f"sync-hub verify {PIPELINE} --repair"
+    hub.verification("v4", age=-2, reason=reason, report={"busy": 2})
+    assert "2 rows changed whenever they were verified" in doubted(hub)["message"]
+    (pipeline,) = hub.state.pipelines()
+    assert hub.state.prove(pipeline)
+    hub.execute("update sync_hub_pipelines set loaded_at = :at", at=NOW - 60)
+    assert health(hub)["problems"] == []
+
+
+def test_loading_that_was_given_up_waits_for_a_person(hub: HubState) -> None:
+    hub.well()
+    hub.execute("update sync_hub_pipelines set phase = 'loading'")
+    hub.snapshot()
+    assert health(hub)["problems"] == []
+    assert health(hub)["pipelines"][PIPELINE]["loading"]["rows_done"] == 5
+    hub.state.snapshots.cancel("s1")
+    hub.execute("update sync_hub_pipelines set loaded_at = :at", at=NOW - 60)
+    problem = doubted(hub)
+    assert "its loading was given up): nothing is done about it" in problem["message"]
+    assert problem["command"] == f"sync-hub verify {PIPELINE} --repair"
+
+
+def test_differences_are_told_until_they_are_repaired_or_the_view_is_loaded_again(hub: HubState) -> None:
+    hub.well()
+    hub.verification(age=60, report={"different": 3, "extra": 1})
+    (problem,) = health(hub)["problems"]
+    assert "3 different, 1 extra rows" in problem["message"]
+    verified = health(hub)["pipelines"][PIPELINE]["verified"]
+    assert (verified["at"], verified["agrees"], verified["different"], verified["reason"]) == (
+        "2027-01-15T07:59:00.000Z", False, 3, "asked",
+    )  # fmt: skip
+    hub.execute("update sync_hub_pipelines set loaded_at = :at", at=NOW - 30)
+    assert health(hub)["problems"] == [], "loaded again since"
+    hub.verification("v2", age=20, report={"missing": 1})
+    assert codes(health(hub)) == {f"view_differs pipeline:{PIPELINE}": "failing"}
+    hub.verification("v3", age=15, sample=5)
+    assert codes(health(hub)) == {f"view_differs pipeline:{PIPELINE}": "failing"}, "a sample proves nothing"
+    hub.verification("v4", age=10, report={"repaired": 1})
+    assert health(hub)["problems"] == []
+
+
+def test_a_verification_is_old_only_where_views_are_verified(hub: HubState) -> None:
+    hub.well()
+    assert health(hub)["problems"] == [], "never, and nobody asked for it"
+    hub.verification(age=27 * 3600, reason="public.customers: its columns changed")
+    assert health(hub)["problems"] == [], "only by itself, after a doubt"
+    hub.verification("v2", age=26 * 3600)
+    (problem,) = health(hub)["problems"]
+    assert (problem["code"], problem["since"]) == ("verification_old", "2027-01-15T07:00:00.000Z")
+    hub.verification("v3", age=None)
+    assert health(hub)["problems"] == [], "it is verified now"
+
+
+@pytest.mark.parametrize(
+    ("every", "hours", "old"), [("24h", 24.9, False), ("24h", 25, True), ("7d", 168.9, False), ("7d", 169, True)]
+)
+def test_a_schedule_may_be_late_by_an_hour(tmp_path: Path, every: str, hours: float, old: bool) -> None:
+    hub = HubState(tmp_path, CONFIG + f"verify: {{every: {every}}}\n")
+    hub.pipeline()
+    hub.well()
+    hub.execute("update sync_hub_pipelines set applied_at = :at", at=NOW - hours * 3600)
+    expected = {f"verification_old pipeline:{PIPELINE}": "degraded"} if old else {}
+    assert codes(health(hub)) == expected
 
 
 def test_a_failed_worker_passes_on_what_to_do(hub: HubState) -> None:
