@@ -157,11 +157,15 @@ class ChunkRequest(Struct, frozen=True):
 
 
 class ChunkRead(Struct, frozen=True):
-    """What a chunk holds before its mark has come. `last_key` None: no rows follow."""
+    """What a chunk holds before its mark has come. `last_key` None: no rows follow.
+
+    `impossible` are keys of a probe, as given, that no row of the table can have: the chunk says nothing about them.
+    """
 
     rows: int
     size_bytes: int
     last_key: tuple[Any, ...] | None
+    impossible: tuple[dict[str, Any], ...] = ()
 
 
 class RangeSum(Struct, frozen=True):

@@ -120,12 +120,13 @@ class TableReader:
             parameters.append("true")
         return (f"where {' and '.join(conditions)}" if conditions else ""), parameters
 
-    def takes(self, connection: Connection, key: Mapping[str, Any]) -> bool:
-        """Whether the key's types take these values."""
-        columns = [self._by_name[name] for name in self.key]
-        places = ", ".join(f"{PLACE}::{column.declared}" for column in columns)
+    def takes(self, connection: Connection, keys: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the key's types take all these values."""
+        names = ", ".join(f"k{number}" for number in range(len(self.key)))
+        arrays = ", ".join(f"{PLACE}::text[]" for _ in self.key)
+        casts = ", ".join(f"count(k{number}::{self._by_name[name].declared})" for number, name in enumerate(self.key))
         try:
-            _execute(connection, f"select {places}", [from_wire(column.type)(key[column.name]) for column in columns])
+            _execute(connection, f"select {casts} from unnest({arrays}) k({names})", self._texts(keys))
         except psycopg.DataError:
             return False
         return True

@@ -161,10 +161,11 @@ class PostgresSource:
         if not self._chunks.tracking:
             raise Fatal("chunk_without_tracking", "`track` and `fence` must come before chunks")
         reader = self._reader(request.table)
-        asked = _asked(reader, request)
+        asked, impossible = _asked(reader, request)
         with self._queries.use() as connection:
             try:
-                page, more = self._page(connection, reader, request)
+                impossible += _leave_out_impossible(connection, reader, request, asked)
+                page, more = self._page(connection, reader, request, list(asked.values()))
             except psycopg.OperationalError:
                 raise
             except psycopg.DatabaseError as error:
@@ -184,12 +185,18 @@ class PostgresSource:
         mark = f"{request.run}/{request.number}/{self._nonce}/{self._marks}"
         self._queries.emit(json.dumps({"mark": mark}))
         self._chunks.add(mark, Chunk(request, parse_snapshot(page.snapshot), rows, last_key, asked))
-        return ChunkRead(len(page.rows), page.size_bytes, last_key)
+        return ChunkRead(len(page.rows), page.size_bytes, last_key, tuple(impossible))
 
-    def _page(self, connection: pgcatalog.Connection, reader: TableReader, request: ChunkRequest) -> tuple[Page, bool]:
-        """The rows of a request, and whether more may follow."""
+    def _page(
+        self,
+        connection: pgcatalog.Connection,
+        reader: TableReader,
+        request: ChunkRequest,
+        keys: Sequence[dict[str, Any]],
+    ) -> tuple[Page, bool]:
+        """The rows of a request, whose keys are spelled as `keys`; and whether more may follow."""
         if request.keys:
-            return reader.keyed(connection, request.keys), False
+            return reader.keyed(connection, keys), False
         limit = max(1, request.rows)
         page = reader.chunk(connection, request.after, limit, request.where, size_bytes=CHUNK_BYTES)
         return page, page.cut or len(page.rows) == limit
@@ -326,12 +333,32 @@ class PostgresSource:
         return Fetched(rows, found.answered, parse_snapshot(found.snapshot))
 
 
-def _asked(reader: TableReader, request: ChunkRequest) -> dict[Hashable, dict[str, Any]]:
-    """The keys that a request names, as events spell them."""
-    try:
-        return {key_identity(key): key for key in map(reader.canonical, request.keys)}
-    except (ValueError, TypeError, KeyError, IndexError, Rejected) as error:
-        raise _bad_keys(request, str(error)) from error
+def _asked(reader: TableReader, request: ChunkRequest) -> tuple[dict[Hashable, dict[str, Any]], list[dict[str, Any]]]:
+    """The keys that a request names, as events spell them; and those of a probe that no row can have, as given."""
+    asked, impossible = {}, []
+    for given in request.keys:
+        try:
+            key = reader.canonical(given)
+        except (ValueError, TypeError, KeyError, IndexError, Rejected) as error:
+            if not request.check:
+                raise _bad_keys(request, str(error)) from error
+            impossible.append(given)
+        else:
+            asked[key_identity(key)] = key
+    return asked, impossible
+
+
+def _leave_out_impossible(
+    connection: pgcatalog.Connection, reader: TableReader, request: ChunkRequest, asked: dict[Hashable, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Take out of a probe's keys what the server does not take for a key; returns it.
+
+    A probe asks for what a target alone has, too: that may be a number out of range, or no number at all.
+    """
+    if not request.check or reader.takes(connection, list(asked.values())):
+        return []
+    strange = [identity for identity, key in asked.items() if not reader.takes(connection, [key])]
+    return [asked.pop(identity) for identity in strange]
 
 
 def _bad_keys(request: ChunkRequest, reason: str) -> ConfigError:

@@ -1,7 +1,8 @@
 """Probes of verifications: keys that a verification wants looked at in the log's own order (`guarantees.md` §7).
 
 A probe is a chunk of named keys, marked `check`. Keys that the log touches meanwhile are answered as `touched`: the
-verification asks again.
+verification asks again. Keys that no row of the source can have are answered as `extra`, and are never sent: the
+target's worker could not make anything of them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class _Asked:
             repair=arguments["repair"],
         )
         self.state = "new"
+        self.impossible: tuple[dict[str, Any], ...] = ()
 
 
 class Probes:
@@ -72,7 +74,7 @@ class Probes:
         """Read the rows that are due."""
         for asked in self._asked.values():
             if asked.state == "due":
-                self._source.request_chunk(asked.chunk)
+                asked.impossible = self._source.request_chunk(asked.chunk).impossible
                 asked.state = "read"
 
     def given_up(self, run: str) -> None:
@@ -89,7 +91,8 @@ class Probes:
     def stored(self) -> None:
         """All that was done is durable: tell the verification what its targets will not answer."""
         for asked, touched in self._done:
-            self._state.verifications.answer(asked.chunk.check, [Probe(key, "touched") for key in touched])
+            answers = [Probe(key, "touched") for key in touched] + [Probe(key, "extra") for key in asked.impossible]
+            self._state.verifications.answer(asked.chunk.check, answers)
             self._state.finish_request(asked.number, {"ok": True, "touched": len(touched)})
         self._done = []
 
