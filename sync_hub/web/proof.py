@@ -45,8 +45,8 @@ def find(name: str, pipeline: Document, settings: Settings, facts: Facts) -> Ite
 
 
 def paused_snapshots(source: Document, name: str) -> Iterator[Problem]:
-    """Loading that somebody paused: what it is for has no lag and no news until it goes on."""
-    paused = [one for one in source["snapshots"] if one["state"] == "paused"]
+    """Loading that somebody paused: what it is for misses rows until it goes on. A view in doubt says it itself."""
+    paused = [one for one in source["snapshots"] if one["state"] == "paused" and one["reason"] != "reload"]
     if paused:
         tables = ", ".join(
             f"{one['table']} ({one['rows_done']} of about {one['rows_estimated']} rows)" for one in paused
@@ -56,7 +56,7 @@ def paused_snapshots(source: Document, name: str) -> Iterator[Problem]:
             DEGRADED,
             f"source:{name}",
             f"the loading of existing rows is paused: {tables}",
-            "resume it when it may go on; `sync-hub snapshot` shows all of them",
+            "resume it when it may go on; sync-hub snapshot shows all of them",
             f"sync-hub snapshot {paused[0]['id']} --do resume",
             affects=tuple(sorted({pipeline for one in paused for pipeline in one["pipelines"]})),
         )
@@ -110,7 +110,7 @@ def _differs(name: str, pipeline: Document) -> Problem:
         FAILING,
         f"pipeline:{name}",
         f"{name} differs from its source: {counts} rows, as verified at {short(found['at'])}",
-        "find out who else writes to the view; `--repair` writes what differs again and removes what is extra",
+        "find out who else writes to the view; a repair writes what differs again and removes what is extra",
         f"sync-hub verify {name} --repair",
         seconds(found["at"]),
         (name,),
@@ -131,6 +131,6 @@ def _old(name: str, pipeline: Document, settings: Settings, facts: Facts) -> Ite
         said = f"was verified last at {short(verified['at'])}" if verified else "was never verified"
         yield Problem(
             "verification_old", DEGRADED, f"pipeline:{name}", f"{name} {said}",
-            "verify it; does the worker `verify` run?" if every is not None else "verify it, or set verify.every",
+            "verify it; does the worker that verifies run?" if every is not None else "verify it, or set verify.every",
             f"sync-hub verify {name}", since + limit, (name,),
         )  # fmt: skip

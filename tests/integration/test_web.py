@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_prometheus
 
+from sync_hub.model import Column, Table
 from tests.hub_state import CONFIG, HubState
 from tests.web_server import served
 
@@ -110,6 +111,96 @@ def test_bad_requests_are_one_line(web: httpx.Client, body: Any, status: int, co
     assert "\n" not in answer.text.strip()
 
 
+def described(hub: HubState) -> None:
+    """Capture has told of the table: its key and how many rows there are about."""
+    columns = (Column("id", "bigint"),)
+    hub.state.save_tables("erp", [Table("public", "customers", columns, ("id",), rows_estimated=40)])
+
+
+@pytest.mark.parametrize(
+    "whose", [{"pipeline": PIPELINE}, {"table": "customers"}, {"table": "erp:public.customers"}], ids=str
+)
+def test_existing_rows_are_asked_for_and_looked_after(hub: HubState, web: httpx.Client, whose: Any) -> None:
+    described(hub)
+    asked = web.post("/api/snapshots", json=whose | {"where": "id < 7"}).json()
+    assert (asked["table"], asked["pipelines"], asked["rows_estimated"]) == ("public.customers", [PIPELINE], 40)
+    assert re.fullmatch(r"20\d\d-.+Z", asked["asked_at"])
+    (stored,) = hub.state.snapshots.all()
+    assert (stored.id, stored.reason, stored.condition, stored.state) == (asked["id"], "asked", "id < 7", "waiting")
+    for action, state in (("pause", "paused"), ("resume", "waiting"), ("cancel", "cancelled")):
+        assert web.post(f"/api/snapshots/{asked['id']}/{action}", json={}).json()["state"] == state
+    assert [one["state"] for one in web.get("/api/snapshots").json()] == ["cancelled"]
+    late = web.post(f"/api/snapshots/{asked['id']}/pause", json={})
+    assert (late.status_code, late.json()["code"]) == (400, "unknown_snapshot")
+    assert web.post(f"/api/snapshots/{asked['id']}/explode", json={}).status_code == 422
+
+
+@pytest.mark.parametrize("keys", ["1, 2", [{"id": 1}, {"id": 2}], '[{"id": 1}, {"id": 2}]'])
+def test_rows_are_asked_for_by_key(hub: HubState, web: httpx.Client, keys: Any) -> None:
+    described(hub)
+    assert web.post("/api/snapshots", json={"pipeline": PIPELINE, "keys": keys}).json()["rows_estimated"] == 2
+    (asked,) = web.post("/api/verifications", json={"pipelines": [PIPELINE], "keys": keys}).json()
+    (stored,) = hub.state.verifications.all()
+    assert (stored.id, [int(key["id"]) for key in stored.options.keys]) == (asked["id"], [1, 2])
+
+
+def test_a_view_is_loaded_again(hub: HubState, web: httpx.Client) -> None:
+    assert web.get("/api/pipelines").json()[0]["phase"] == "loaded"
+    answer = web.post("/api/snapshots", json={"pipeline": PIPELINE, "reload": True})
+    assert answer.json() == {"reload": [PIPELINE]}
+    shown = web.get(f"/api/pipelines/{PIPELINE}").json()
+    assert (shown["phase"], shown["unproven"]) == ("adopting", "asked")
+
+
+def test_views_are_verified_and_verifications_given_up(hub: HubState, web: httpx.Client) -> None:
+    hub.pipeline("other")
+    asked = web.post("/api/verifications", json={"repair": True, "sample": 100}).json()
+    assert [one["pipeline"] for one in asked] == [PIPELINE, "other"]
+    assert {(one.options.repair, one.options.sample) for one in hub.state.verifications.all()} == {(True, 100)}
+    (mine,) = web.get("/api/verifications", params={"pipeline": "other"}).json()
+    assert (mine["id"], mine["state"], mine["at"]) == (asked[1]["id"], "waiting", None)
+    address = f"/api/verifications/{mine['id']}/cancel"
+    assert web.post(address, json={}).json() == {"id": mine["id"], "state": "cancelled"}
+    late = web.post(address, json={})
+    assert (late.status_code, late.json()["code"]) == (400, "unknown_verification")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code"),
+    [
+        ("snapshots", {}, 400, "usage"),
+        ("snapshots", {"pipeline": PIPELINE, "table": "customers"}, 400, "usage"),
+        ("snapshots", {"pipeline": PIPELINE, "where": "true", "keys": "1"}, 400, "usage"),
+        ("snapshots", {"pipeline": PIPELINE, "keys": "1", "reload": True}, 400, "usage"),
+        ("snapshots", {"pipeline": "erp"}, 400, "unknown_name"),
+        ("snapshots", {"table": "orders"}, 400, "unknown_name"),
+        ("snapshots", {"pipeline": PIPELINE, "where": " "}, 400, "bad_where"),
+        ("snapshots", {"pipeline": PIPELINE, "keys": "[{"}, 400, "bad_key"),
+        ("snapshots", {"pipeline": PIPELINE, "keys": []}, 400, "bad_key"),
+        ("snapshots", {"pipeline": PIPELINE, "keys": [{"name": 1}]}, 400, "bad_key"),
+        ("snapshots", {"pipeline": PIPELINE, "keys": 5}, 422, "bad_request"),
+        ("snapshots", {"pipeline": PIPELINE, "nothing": 5}, 422, "bad_request"),
+        ("snapshots/none/cancel", {}, 400, "unknown_snapshot"),
+        ("verifications", {"pipelines": ["erp"]}, 400, "unknown_name"),
+        ("verifications", {"keys": "x,y,"}, 200, ""),
+        ("verifications", {"keys": ","}, 400, "bad_key"),
+        ("verifications", {"sample": -1}, 422, "bad_request"),
+        ("verifications/none/cancel", {}, 400, "unknown_verification"),
+    ],
+)
+def test_what_cannot_be_asked_of_views_is_one_line(
+    hub: HubState, web: httpx.Client, path: str, body: Any, status: int, code: str
+) -> None:
+    described(hub)
+    answer = web.post(f"/api/{path}", json=body)
+    assert answer.status_code == status
+    if code:
+        assert answer.json()["code"] == code
+        assert "\n" not in answer.text.strip()
+        assert hub.state.snapshots.all() == []
+        assert hub.state.verifications.all() == []
+
+
 def test_without_its_state_the_hub_says_so(hub: HubState, web: httpx.Client) -> None:
     hub.execute("drop table sync_hub_workers")
     problem = web.get("/health").json()
@@ -132,14 +223,40 @@ def documented() -> dict[str, tuple[str, frozenset[str]]]:
 
 
 def test_metrics_are_those_that_are_documented(hub: HubState, web: httpx.Client) -> None:
-    hub.capture(snapshot={"table": "public.customers", "rows_done": 5, "rows_estimated": 10}, status={
-        "retained_log_bytes": 5, "retained_log_limit_bytes": 10, "slot_status": "reserved"})  # fmt: skip
+    hub.capture(status={"retained_log_bytes": 5, "retained_log_limit_bytes": 10, "slot_status": "reserved"})
+    hub.snapshot("s1")
+    hub.snapshot("s2", "another", reason="asked")
+    hub.verification(report={"different": 2})
     found: dict[str, tuple[str, frozenset[str]]] = {}
     answer = web.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
     for family in parse_openmetrics(answer.text):
         for sample in family.samples:
             found[sample.name] = (family.type, frozenset(sample.labels))
     assert found == documented()
+
+
+def samples(text: str) -> dict[tuple[str, ...], float]:
+    """Name and values of labels, in the order of the labels' names → value."""
+    return {
+        (sample.name, *(sample.labels[label] for label in sorted(sample.labels))): sample.value
+        for family in parse_prometheus(text)
+        for sample in family.samples
+    }
+
+
+def test_metrics_tell_what_is_loaded_and_what_was_verified(hub: HubState, web: httpx.Client) -> None:
+    hub.snapshot("s1")
+    hub.snapshot("s2", "another", reason="asked", rows_done=1)
+    hub.verification("v1", age=90, report={"different": 2})
+    hub.verification("v2", age=None)
+    hub.state.doubt([PIPELINE], "a reason")
+    values = samples(web.get("/metrics").text)
+    assert values["sync_hub_source_snapshot_rows_done", "erp", "public.customers"] == 6, "two of one table together"
+    assert values["sync_hub_pipeline_verified_rows", "different", PIPELINE, "erp", "crm"] == 2
+    assert values["sync_hub_pipeline_verified_rows", "matched", PIPELINE, "erp", "crm"] == 12
+    assert values["sync_hub_pipeline_verified_age_seconds", PIPELINE, "erp", "crm"] == 90
+    assert values["sync_hub_pipeline_verifying", PIPELINE, "erp", "crm"] == 1
+    assert values["sync_hub_pipeline_unproven", PIPELINE, "erp", "crm"] == 1
 
 
 def test_metrics_speak_both_formats(web: httpx.Client) -> None:
@@ -172,9 +289,28 @@ def test_what_is_unknown_is_no_metric(hub: HubState) -> None:
 # Who is let in
 
 PATHS = (
-    "/", "/fragment", "/health", "/health/ready", "/health/pipelines/customer_to_crm", "/health/sources/erp",
-    "/metrics", "/api/health", "/api/problems", "/api/pipelines", "/api/pipelines/customer_to_crm", "/api/sources",
-    "/api/sources/erp", "/api/workers", "/api/openapi.json", "/none",
+    "/",
+    "/fragment",
+    "/health",
+    "/health/ready",
+    "/health/pipelines/customer_to_crm",
+    "/health/sources/erp",
+    "/metrics",
+    "/api/health",
+    "/api/problems",
+    "/api/pipelines",
+    "/api/pipelines/customer_to_crm",
+    "/api/sources",
+    "/api/sources/erp",
+    "/api/workers",
+    "/api/snapshots",
+    "/api/verifications",
+    "/api/openapi.json",
+    "/none",
+)
+CHANGES = (
+    "/api/pause", "/api/resume", "/api/snapshots", "/api/snapshots/s1/pause", "/api/snapshots/s1/resume",
+    "/api/snapshots/s1/cancel", "/api/verifications", "/api/verifications/v1/cancel", "/logout",
 )  # fmt: skip
 
 
@@ -199,12 +335,15 @@ def test_every_route_is_among_those_that_were_tried(hub: HubState, guarded: http
     from sync_hub.web.app import create
 
     described = create(hub.settings, hub.state).openapi()["paths"]
-    tried = {*PATHS, "/health/live", "/api/pause", "/api/resume"}
-    filled = {
-        path.replace("/pipelines/{name}", f"/pipelines/{PIPELINE}").replace("{name}", "erp") for path in described
-    }
+    tried = {*PATHS, *CHANGES, "/health/live"}
+    names = {"pipelines": PIPELINE, "sources": "erp", "snapshots": "s1", "verifications": "v1"}
+    filled = set()
+    for path in described:
+        kind = path.split("/")[2] if path.count("/") > 2 else ""
+        mine = path.replace("{name}", names.get(kind, ""))
+        filled |= {mine.replace("{action}", action) for action in ("pause", "resume", "cancel")}
     assert filled <= tried
-    for path in ("/api/pause", "/api/resume", "/logout"):
+    for path in CHANGES:
         assert guarded.post(path, json={"name": "erp"}).status_code == 401
 
 

@@ -87,7 +87,7 @@ def test_it_shows_what_is_and_refreshes_itself(hub: HubState, watch: Callable[..
         row = page.locator("#pipeline-customer_to_crm")
         assert "running" in row.inner_text()
         page.locator("summary", has_text="Workers").click()
-        row.locator("button").focus()
+        row.get_by_role("button", name="Pause").focus()
         hub.capture(state="failed", error={"code": "slot_gone", "message": "<b>gone</b>", "hint": "", "command": "x"})
         page.locator(".problem").wait_for(timeout=6000)
         assert page.locator("h1").inner_text() == "Failing"
@@ -130,7 +130,7 @@ def test_pause_and_resume_by_hand(hub: HubState, watch: Callable[..., Page]) -> 
         page.get_by_role("button", name="Pause pipeline customer_to_crm").click()
         page.get_by_label("For").select_option("2h")
         page.get_by_label("Why").fill("moving <house>")
-        page.locator("dialog button.primary").click()
+        page.locator("dialog button[value=pause]").click()
         resume = page.get_by_role("button", name="Resume pipeline customer_to_crm", exact=True)
         resume.wait_for(timeout=6000)
         (pause,) = hub.state.pauses()
@@ -154,6 +154,58 @@ def test_login_by_token(tmp_path: Path, watch: Callable[..., Page]) -> None:
         page.get_by_label("Token").wait_for()
 
 
+def test_a_view_is_verified_and_repaired_by_hand(hub: HubState, watch: Callable[..., Page]) -> None:
+    hub.verification("v1", age=120, report={"different": 3})
+    with served(hub) as address:
+        page = watch(address)
+        proof = page.locator("#pipeline-customer_to_crm .proof")
+        assert "differs" in proof.inner_text()
+        assert "verified 2 m ago, 3 different" in " ".join(proof.inner_text().split())
+        page.get_by_role("button", name="Repair customer_to_crm", exact=True).click()
+        page.locator("#confirm").get_by_role("button", name="Cancel").click()
+        page.get_by_role("button", name="Repair customer_to_crm", exact=True).click()
+        page.locator("#confirm-verb", has_text="Repair").click()
+        stop = page.get_by_role("button", name="Stop verifying customer_to_crm")
+        stop.wait_for(timeout=6000)
+        (asked,) = [one for one in hub.state.verifications.all() if one.state == "waiting"]
+        assert asked.options.repair, "once, and only when it was confirmed"
+        stop.click()
+        page.get_by_role("button", name="Verify customer_to_crm", exact=True).click()
+        page.locator("#said", has_text="customer_to_crm is verified").wait_for()
+        (asked,) = [one for one in hub.state.verifications.all() if one.state == "waiting"]
+        assert not asked.options.repair
+        hub.state.verifications.cancel([asked.id])
+        hub.verification("v2", age=0)
+        proof.get_by_text("equal").wait_for(timeout=6000)
+        assert page.get_by_role("button", name="Repair customer_to_crm", exact=True).count() == 0
+
+
+def test_loading_is_paused_resumed_and_given_up_by_hand(hub: HubState, watch: Callable[..., Page]) -> None:
+    hub.state.reload(["customer_to_crm"], "asked")
+    hub.state.advance_phase(["customer_to_crm"], "loading", only_from=["adopting"])
+    hub.deliver(pipelines={"customer_to_crm": {"state": "reloading"}})
+    hub.snapshot("s1", reason="reload")
+    with served(hub) as address:
+        page = watch(address)
+        row = page.locator("#pipeline-customer_to_crm")
+        assert "reloading" in row.locator(".state").inner_text()
+        assert "5 of about 10 rows" in row.inner_text()
+        assert page.get_by_role("button", name="Verify customer_to_crm", exact=True).count() == 0, (
+            "not while it is loaded"
+        )
+        loading = page.locator("#snapshot-s1")
+        assert loading.locator("progress").get_attribute("value") == "5"
+        for action, state in (("Pause", "paused"), ("Resume", "waiting")):
+            loading.get_by_role("button", name=action).click()
+            loading.get_by_text(state).wait_for(timeout=6000)
+        loading.get_by_role("button", name="Cancel").click()
+        page.locator("#confirm-verb", has_text="Give up").click()
+        loading.wait_for(state="detached", timeout=6000)
+        (snapshot,) = hub.state.snapshots.all()
+        assert snapshot.state == "cancelled"
+        assert "its loading was given up" in page.locator("#problems").inner_text()
+
+
 def crowd(hub: HubState, count: int) -> None:
     for number in range(count):
         hub.pipeline(f"pipeline_{number:03d}")
@@ -161,7 +213,11 @@ def crowd(hub: HubState, count: int) -> None:
     names = ["customer_to_crm", LONG, *(f"pipeline_{number:03d}" for number in range(count))]
     failed = {"state": "failed", "error": {"code": "23502", "message": "x" * 300, "hint": "y " * 60, "command": LONG}}
     hub.deliver(pipelines={name: failed if name == LONG else {} for name in names})
-    hub.capture(snapshot={"table": "public." + LONG, "rows_done": 3, "rows_estimated": 9, "eta_seconds": 8})
+    hub.capture(snapshot={"id": "s1", "table": "public." + LONG, "rows_done": 3, "rows_estimated": 9, "eta_seconds": 8})
+    hub.snapshot("s1", LONG)
+    hub.snapshot("s2", *names, reason="asked", state="paused")
+    hub.verification("v1", age=60, report=dict.fromkeys(("different", "missing", "extra", "busy", "repaired"), 10**9))
+    hub.verification("v2", pipeline=LONG, age=None)
 
 
 @pytest.mark.parametrize("width", [400, 1400])

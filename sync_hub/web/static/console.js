@@ -6,8 +6,10 @@ const live = document.getElementById("live");
 const stale = document.getElementById("stale");
 const said = document.getElementById("said");
 const dialog = document.getElementById("pause");
+const confirming = document.getElementById("confirm");
 let answeredAt = Date.now();
 let pausing = "";
+let confirmed = null;
 let hushing = 0;
 
 /* Makes `from` equal to `to`, touching only what differs; elements with an id are matched by it. */
@@ -162,6 +164,26 @@ const actions = {
     }
     await refresh();
   },
+  async verify(button) {
+    const name = button.dataset.name;
+    if (await change("/api/verifications", { pipelines: [name] })) say(`${name} is verified.`);
+    await refresh();
+  },
+  async handle(button) {
+    const { path, said: whom } = button.dataset;
+    const told = await change(path, {});
+    if (told) say(`${whom}: ${told.state}.`);
+    await refresh();
+  },
+  confirm(button) {
+    const { path, body, title, text, verb, said: done } = button.dataset;
+    confirmed = { path, body: JSON.parse(body || "{}"), done };
+    document.getElementById("confirm-title").textContent = title;
+    document.getElementById("confirm-text").textContent = text;
+    document.getElementById("confirm-verb").textContent = verb;
+    confirming.returnValue = "";
+    confirming.showModal();
+  },
   async copy(button) {
     try {
       await navigator.clipboard.writeText(button.dataset.text);
@@ -190,6 +212,12 @@ dialog.addEventListener("close", async () => {
   const form = new FormData(dialog.querySelector("form"));
   const body = { name: pausing, for: form.get("for"), reason: form.get("reason") };
   if (await change("/api/pause", body)) say(`${pausing.replace(":", " ")} pauses.`);
+  await refresh();
+});
+confirming.addEventListener("close", async () => {
+  if (confirming.returnValue !== "confirm") return;
+  const { path, body, done } = confirmed;
+  if (await change(path, body)) say(done);
   await refresh();
 });
 
