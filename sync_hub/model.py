@@ -140,8 +140,9 @@ class Heartbeat(Struct, frozen=True):
 class ChunkRequest(Struct, frozen=True):
     """Existing rows to read for some pipelines: a range, or the rows with `keys` (event keys).
 
-    A range is the next `rows` rows by key after `after` that fulfil `where`, a condition in the source's SQL. With
-    `check` every key is answered, also when there is no row, and the answers are probes of that verification.
+    A range is the next `rows` rows by key after `after`, of which those are read that fulfil `where`, a condition in
+    the source's SQL: a chunk takes no longer because few do. With `check` every key is answered, also when there is no
+    row, and the answers are probes of that verification.
     """
 
     run: str

@@ -75,6 +75,29 @@ class TableReader:
         At least one, however large it is.
         """
         chosen, parameters = self._after(after, where)
+        return self._next(connection, chosen, parameters, rows, size_bytes)
+
+    def filtered(
+        self, connection: Connection, after: Sequence[Any] | None, rows: int, where: str, *, size_bytes: int
+    ) -> tuple[Page, tuple[str, ...] | None]:
+        """Of the next rows by key those that fulfil `where`, as `chunk` has them; and the key to go on after.
+
+        However few rows a condition leaves, the statement looks at no more than `rows` of them, and a few that came.
+        """
+        chosen, parameters = self._after(after)
+        listed = ", ".join(f"t.{quote(name)}" for name in self.key)
+        statement = f"select {listed} from {self._from} {chosen} order by {self._order} offset {int(rows) - 1} limit 1"
+        result = _execute(connection, statement, parameters)
+        end = (
+            [(result.get_value(0, place) or b"").decode() for place in range(len(self.key))] if result.ntuples else None
+        )
+        chosen, parameters = self._after(after, where, end)
+        page = self._next(connection, chosen, parameters, rows, size_bytes)
+        if page.cut or len(page.rows) == rows:
+            end = page.last_key
+        return page, None if end is None else tuple(end)
+
+    def _next(self, connection: Connection, chosen: str, parameters: Sequence[Any], rows: int, size_bytes: int) -> Page:
         chosen = f"{chosen} order by {self._order} limit {int(rows)}"
         return self._page(connection, chosen, parameters, size_bytes=size_bytes)
 
@@ -107,13 +130,16 @@ class TableReader:
         """Those of these rows that exist, in key order, with what the one statement that read them saw."""
         return self._page(connection, *self._where(keys))
 
-    def _after(self, after: Sequence[Any] | None, where: str = "") -> tuple[str, list[Any]]:
-        """The condition of what comes after a key and fulfils `where`, with its parameters."""
+    def _after(
+        self, after: Sequence[Any] | None, where: str = "", end: Sequence[Any] | None = None
+    ) -> tuple[str, list[Any]]:
+        """The condition of what comes after a key, up to `end`, and fulfils `where`, with its parameters."""
         conditions, parameters = [], []
-        if after is not None:
-            places = ", ".join(f"{PLACE}::{self._by_name[name].declared}" for name in self.key)
-            conditions.append(f"({self._order}) > ({places})")
-            parameters = [str(value) for value in after]
+        places = ", ".join(f"{PLACE}::{self._by_name[name].declared}" for name in self.key)
+        for sign, key in ((">", after), ("<=", end)):
+            if key is not None:
+                conditions.append(f"({self._order}) {sign} ({places})")
+                parameters += [str(value) for value in key]
         if where:
             # A statement with a parameter is one statement, whatever the condition says.
             conditions.append(f"({where}\n) and {PLACE}::boolean")

@@ -165,7 +165,7 @@ class PostgresSource:
         with self._queries.use() as connection:
             try:
                 impossible += _leave_out_impossible(connection, reader, request, asked)
-                page, more = self._page(connection, reader, request, list(asked.values()))
+                page, last_key = self._page(connection, reader, request, list(asked.values()))
             except psycopg.OperationalError:
                 raise
             except psycopg.DatabaseError as error:
@@ -180,7 +180,6 @@ class PostgresSource:
                 raise
         rows: dict[Hashable, dict[str, Any] | None] = dict.fromkeys(asked) if request.check else {}
         rows |= {key_identity(reader.to_key(row)): row for row in page.rows}
-        last_key = tuple(page.last_key) if more else None
         self._marks += 1
         mark = f"{request.run}/{request.number}/{self._nonce}/{self._marks}"
         self._queries.emit(json.dumps({"mark": mark}))
@@ -193,13 +192,15 @@ class PostgresSource:
         reader: TableReader,
         request: ChunkRequest,
         keys: Sequence[dict[str, Any]],
-    ) -> tuple[Page, bool]:
-        """The rows of a request, whose keys are spelled as `keys`; and whether more may follow."""
+    ) -> tuple[Page, tuple[str, ...] | None]:
+        """The rows of a request, whose keys are spelled as `keys`; and after which key more may follow."""
         if request.keys:
-            return reader.keyed(connection, keys), False
+            return reader.keyed(connection, keys), None
         limit = max(1, request.rows)
-        page = reader.chunk(connection, request.after, limit, request.where, size_bytes=CHUNK_BYTES)
-        return page, page.cut or len(page.rows) == limit
+        if request.where:
+            return reader.filtered(connection, request.after, limit, request.where, size_bytes=CHUNK_BYTES)
+        page = reader.chunk(connection, request.after, limit, size_bytes=CHUNK_BYTES)
+        return page, tuple(page.last_key) if page.cut or len(page.rows) == limit else None
 
     def read_rows(
         self, table: str, *, columns: Sequence[str] | None = None, keys: Sequence[Mapping[str, Any]] | None = None

@@ -27,7 +27,7 @@ from tests.integration.test_postgres_source_whole import late_commit
 
 __all__ = ["late_commit"]
 
-ROUNDS = int(os.environ.get("SYNC_HUB_ROUNDS", "7"))
+ROUNDS = int(os.environ.get("SYNC_HUB_ROUNDS", "4"))
 """How often everything is loaded and killed, over all cases: a few times, or fifty."""
 SHARES = {("embedded", 1): 0.28, ("embedded", 7): 0.28, ("embedded", 1000): 0.28, ("kafka", 7): 0.16}
 
@@ -169,7 +169,6 @@ def test_rounds_of_loading_under_load_and_kills(
             moment(chance.random())
             lab.kill("capture")
             lab.proven()
-        lab.agrees()
         for number in range(max(1, round(ROUNDS * SHARES[broker, rows]))):
             _one_round(lab, chance, number)
     finally:

@@ -225,6 +225,27 @@ def test_chunk_is_cut_where_its_rows_get_wide(source_dsn: str, db: Database, cap
     assert max(sizes) <= CHUNK_BYTES + 9_000_000
 
 
+def test_a_condition_that_few_rows_fulfil_looks_at_no_more_rows_than_a_chunk_has(
+    log: Collector, any_db: Database
+) -> None:
+    any_db.execute(
+        "create sequence looked; create function look() returns boolean volatile return nextval('looked') > 0"
+    )
+    fenced(log)
+    after, read, looked = None, [], []
+    while not read or after is not None:
+        before = any_db.execute("select last_value from looked").fetchall()[0][0]
+        asked = ChunkRequest("run", "public.t", 1, ("p",), after=after, rows=4, where="look() and id in (4, 9)")
+        found = log.source.request_chunk(asked)
+        after = found.last_key
+        read.append((found.rows, found.last_key))
+        looked.append(any_db.execute("select last_value from looked").fetchall()[0][0] - before)
+    assert read == [(1, ("4",)), (0, ("8",)), (1, None)]
+    assert max(looked) <= 4
+    log.until(lambda: len(log.chunks) == 3)
+    assert read_keys(log) == [4, 9]
+
+
 def test_keys_of_several_columns_page_in_order(source_dsn: str, db: Database, capture: Capture) -> None:
     db.execute(
         "create type mood as enum ('z', 'a'); create domain code as char(3);"
