@@ -161,8 +161,8 @@ def _retained(subject: str, name: str, source: Document, limits: Limits) -> Iter
             FAILING,
             subject,
             f"{name} has dropped log that was not read: changes are missing",
-            "make a new slot and load the tables again",
-            f"sync-hub status {name}",
+            "begin the source anew: a new slot, and every view loaded again and verified",
+            f"sync-hub recover {name}",
         )
         return
     share = kept / limit if kept is not None and limit else 0.0

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -404,6 +407,27 @@ def test_a_schedule_may_be_late_by_an_hour(tmp_path: Path, every: str, hours: fl
     hub.execute("update sync_hub_pipelines set applied_at = :at", at=NOW - hours * 3600)
     expected = {f"verification_old pipeline:{PIPELINE}": "degraded"} if old else {}
     assert codes(health(hub)) == expected
+
+
+def test_status_of_one_pipeline_tells_how_far_it_is_loaded_and_verified(hub: HubState) -> None:
+    hub.pipeline("new_one", phase="loading")
+    hub.well()
+    hub.snapshot("s1", "new_one")
+    hub.verification(age=60, report={"different": 3})
+    hub.verification("v2", age=None, report={"rows_done": 4})
+    hub.state.doubt([PIPELINE], "a standby became the primary")
+    shown = {name: status(hub, name) for name in (PIPELINE, "new_one")}
+    assert "2027-01-15 07:59:00 UTC: differs (12 matched, 3 different)" in shown[PIPELINE]
+    assert "a standby became the primary; verifying 4 of 12" in shown[PIPELINE]
+    assert "running: 5 of 10" in shown["new_one"]
+    assert "never" in shown["new_one"]
+
+
+def status(hub: HubState, name: str) -> str:
+    command = [sys.executable, "-m", "sync_hub.cli.main", "-c", str(hub.file), "status", name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"})
+    assert done.stderr == ""
+    return done.stdout
 
 
 def test_a_failed_worker_passes_on_what_to_do(hub: HubState) -> None:
