@@ -110,8 +110,10 @@ def _silent_seconds(state: State, source: str) -> float:
 
 
 def _reload(state: State, chosen: Sequence[Pipeline], *, json: bool) -> int:
+    from sync_hub.web.requests import LOADED_AGAIN
+
     names = [one.name for one in chosen]
-    state.reload(names, "asked")
+    state.reload(names, LOADED_AGAIN)
     if json:
         print_json({"reload": names})
     else:

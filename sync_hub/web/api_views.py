@@ -68,7 +68,7 @@ def _snapshots(router: APIRouter, reader: HealthReader) -> None:
         pipelines = _wanted(request, reader)
         if request.reload:
             names = [one.name for one in pipelines]
-            reader.state.reload(names, "asked")
+            reader.state.reload(names, requests.LOADED_AGAIN)
             reader.fresh()
             return {"reload": names}
         name = request.pipeline or request.table

@@ -16,7 +16,6 @@ LEEWAY_SECONDS = 3600.0
 """How much later than scheduled a verification may be: it takes its time."""
 
 _REASONS = {
-    ASKED: "somebody had it loaded again",
     CANCELLED: "its loading was given up",
     "recovery": "its source was begun anew",
 }

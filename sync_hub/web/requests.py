@@ -16,6 +16,9 @@ from sync_hub.state_snapshots import Snapshot, new_id
 from sync_hub.state_verifications import Verification, VerificationOptions
 from sync_hub.web import subjects
 
+LOADED_AGAIN = "somebody had it loaded again"
+"""Why a view is in doubt that is loaded again because a person asked for it."""
+
 Keys = str | Sequence[Any]
 """Keys of rows: `1,2,3` or JSON as text, or the list of objects itself."""
 

@@ -149,7 +149,7 @@ def test_a_view_is_loaded_again(hub: HubState, web: httpx.Client) -> None:
     answer = web.post("/api/snapshots", json={"pipeline": PIPELINE, "reload": True})
     assert answer.json() == {"reload": [PIPELINE]}
     shown = web.get(f"/api/pipelines/{PIPELINE}").json()
-    assert (shown["phase"], shown["unproven"]) == ("adopting", "asked")
+    assert (shown["phase"], shown["unproven"]) == ("adopting", "somebody had it loaded again")
 
 
 def test_views_are_verified_and_verifications_given_up(hub: HubState, web: httpx.Client) -> None:
