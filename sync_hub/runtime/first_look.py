@@ -6,7 +6,7 @@ import time
 from array import array
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, Final
 
 from sync_hub.envelope import topic_name
@@ -97,8 +97,7 @@ class FirstLook:
                 if (theirs.rows, theirs.digest) == (ours.rows, ours.digest):
                     self._tally.add(matched=ours.rows, rows_done=ours.rows)
                 else:
-                    wrong = source.submit(self._rows_between, after, ours.rows)
-                    suspects += self._compare_range(wrong.result(), between)
+                    suspects += self._compare_range(source, ours.rows, between)
                 self._tally.turn()
                 after = ours.last_key
                 if after is None:
@@ -106,22 +105,23 @@ class FirstLook:
                 self._tally.slow_down()
         return suspects
 
-    def _rows_between(self, after: tuple[Any, ...] | None, count: int) -> list[dict[str, Any]]:
-        """The rows of a range whose checksum had this many."""
-        found: list[dict[str, Any]] = []
-        while len(found) < count:
-            rows, after = self._source.read_page(self._view.table.full_name, after, min(PAGE_ROWS, count - len(found)))
-            found += rows
-            if after is None:
-                break
-        return found
+    def _compare_range(
+        self, source: Executor, count: int, between: tuple[tuple[Any, ...] | None, tuple[Any, ...] | None]
+    ) -> list[dict[str, Any]]:
+        """Source keys of what does not agree in a range that had so many rows, page by page.
 
-    def _compare_range(self, rows: Sequence[dict[str, Any]], between: tuple[Any, Any]) -> list[dict[str, Any]]:
-        """Source keys of what does not agree in a range, target rows that no source row was seen for among them."""
+        Target rows that no source row was seen for are among them.
+        """
         seen = array("q")
-        suspects = []
-        for start in range(0, len(rows), PAGE_ROWS):
-            suspects += self._page(rows[start : start + PAGE_ROWS], seen)
+        suspects: list[dict[str, Any]] = []
+        place, left = between[0], count
+        while left > 0 and not self._tally.stopped:
+            asked = min(PAGE_ROWS, left)
+            rows, place = source.submit(self._source.read_page, self._view.table.full_name, place, asked).result()
+            suspects += self._page(rows, seen)
+            left -= len(rows)
+            if place is None:
+                break
         known = set(seen)
         keys = self._sink.keys_between(self._view.target, self._view.mapping.key, between, mapping=self._view.name)
         extra = [key for key in keys if hash(self._view.comparer.identity(key)) not in known]
