@@ -88,6 +88,11 @@ class Verification(Struct, frozen=True):
     finished_at: float | None = None
     error: str = ""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it came to its end and looked at all rows."""
+        return self.state == "done" and not self.options.keys and not self.options.sample
+
 
 class Probe(Struct, frozen=True):
     """The answer to one probe: `key` is the event key, `columns` those that differed, `seen` a digest of both sides."""
@@ -133,11 +138,7 @@ class VerificationStore:
 
     def latest(self) -> dict[str, Verification]:
         """The last verification that was done, by pipeline; only whole ones."""
-        return {
-            one.pipeline: one
-            for one in sorted(self.all(), key=lambda one: one.finished_at or 0)
-            if one.state == "done" and not one.options.keys and not one.options.sample
-        }
+        return {one.pipeline: one for one in sorted(self.all(), key=lambda one: one.finished_at or 0) if one.is_whole}
 
     def store(self, verification: Verification) -> bool:
         """Store state and report; False when it was cancelled meanwhile, which stays."""
@@ -188,10 +189,13 @@ def key_text(key: Mapping[str, Any]) -> str:
 
 
 def _forget_old(connection: sa.Connection, pipeline: str) -> None:
+    """Keep the newest, and the last whole one, which says whether the view is proven."""
     one = stored.verifications.c
     finished = (one.pipeline == pipeline) & one.finished_at.is_not(None)
-    query = sa.select(one.id).where(finished).order_by(one.finished_at.desc()).offset(FINISHED_KEPT)
-    old = [row.id for row in connection.execute(query)]
+    query = sa.select(stored.verifications).where(finished).order_by(one.finished_at.desc())
+    known = [_verification(row) for row in connection.execute(query)]
+    last = next((found.id for found in known if found.is_whole), None)
+    old = [found.id for found in known[FINISHED_KEPT:] if found.id != last]
     if old:
         connection.execute(sa.delete(stored.verifications).where(one.id.in_(old)))
 

@@ -133,8 +133,8 @@ class Verify:
 
     def _conclude(self, run: Run, done: Verification) -> None:
         """A view that was in doubt is proven when all of it agrees; else it is tried again later."""
-        report, whole = done.report, not (done.options.keys or done.options.sample)
-        equal = done.state == "done" and whole and report.agrees and not report.busy
+        report = done.report
+        equal = done.is_whole and report.agrees and not report.busy
         if equal and run.pipeline is not None and run.pipeline.unproven:
             self._state.prove(run.pipeline)
         elif not equal and done.reason not in (ASKED, SCHEDULE):

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ from sync_hub.errors import ConfigError, Unavailable
 from sync_hub.model import Column, Table
 from sync_hub.state import PROGRESS_KEPT, Pipeline, Progress, State
 from sync_hub.state_snapshots import Snapshot
+from sync_hub.state_verifications import FINISHED_KEPT, Verification, VerificationOptions
 from sync_hub.store import CHECKPOINT_EVERY_WRITES
 
 PIPELINE = Pipeline("customer_to_crm", "erp", "public.customers", "crm", "{}", 1.0, "new")
@@ -278,3 +280,19 @@ def test_a_failed_write_leaves_nothing(state: State) -> None:
         state.save_position("erp", "0/9", progress=entry, snapshots=[SNAPSHOT])
     assert state.position("erp") == "0/1"
     assert state.progress("erp") == []
+
+
+def test_the_last_whole_verification_outlives_many_of_a_few_rows(state: State) -> None:
+    def finished(name: str, at: float, **options: Any) -> Verification:
+        return Verification(
+            name, "p", state="done", options=VerificationOptions(**options), asked_at=at, started_at=at, finished_at=at
+        )
+
+    verifications = [finished("w1", 1.0), finished("w2", 2.0)]
+    verifications += [finished(f"k{n}", 3.0 + n, keys=({"id": n},)) for n in range(FINISHED_KEPT + 5)]
+    state.verifications.ask(verifications)
+    for one in verifications:
+        state.verifications.store(one)
+    kept = [one.id for one in state.verifications.all("p")]
+    assert kept == ["w2", *(f"k{n}" for n in range(5, FINISHED_KEPT + 5))]
+    assert state.verifications.latest()["p"].id == "w2"
