@@ -44,6 +44,7 @@ class Pipeline(Struct, frozen=True):
     to the mapping and the topic as they are now), `ready` (offsets written; existing rows may be loaded), `loading`,
     `loaded`. `loaded_at`: when all its existing rows were in the topic; only progress stored later proves anything.
     `unproven` says why the view may differ from its source until it is verified; empty: nothing is known against it.
+    `reloads` counts how often it was asked to be loaded again, so that nobody takes one for another.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Pipeline(Struct, frozen=True):
     phase: str
     loaded_at: float | None = None
     unproven: str = ""
+    reloads: int = 0
 
 
 class Worker(Struct, frozen=True):
@@ -136,11 +138,12 @@ class State:
             for snapshot in snapshots:
                 self.snapshots.advance(connection, snapshot)
 
-    def forget_position(self, source: str) -> None:
-        """Forget where a source's log was read up to, and what was proven by it."""
+    def begin_position(self, source: str, position: str) -> None:
+        """Store the position of a log that is read anew, in place of a lost one and of all that was proven by it."""
+        values = {"source": source, "position": position, "saved_at": time.time()}
         with self._store.transaction(write=True) as connection:
-            connection.execute(sa.delete(stored.positions).where(stored.positions.c.source == source))
             connection.execute(sa.delete(stored.progress).where(stored.progress.c.source == source))
+            upsert(connection, stored.positions, ("source",), values)
 
     def progress(self, source: str, *, limit: int | None = None) -> list[Progress]:
         """The kept progress of a source, newest first; `limit` leaves out what is older."""
@@ -218,6 +221,7 @@ class State:
                 row.phase,
                 row.loaded_at,
                 row.unproven,
+                row.reloads,
             )
             for row in rows
         ]
@@ -241,7 +245,7 @@ class State:
         A new pipeline only takes its new bundle. Loading that was begun is given up.
         """
         one = stored.pipelines.c
-        again = {"phase": "adopting", "unproven": reason, "loaded_at": None}
+        again = {"phase": "adopting", "unproven": reason, "loaded_at": None, "reloads": one.reloads + 1}
         with self._store.transaction(write=True) as connection:
             self.snapshots.leave(connection, names)
             for name in names:
@@ -257,6 +261,13 @@ class State:
         where = stored.pipelines.c.name == name
         with self._store.transaction(write=True) as connection:
             connection.execute(sa.update(stored.pipelines).where(where).values(bundle=bundle, applied_at=time.time()))
+
+    def adopted(self, pipeline: Pipeline) -> None:
+        """Its offsets are fitted, for this reload; where another one was asked for meanwhile, that is still to do."""
+        one = stored.pipelines.c
+        where = (one.name == pipeline.name) & (one.phase == "adopting") & (one.reloads == pipeline.reloads)
+        with self._store.transaction(write=True) as connection:
+            connection.execute(sa.update(stored.pipelines).where(where).values(phase="ready"))
 
     def doubt(self, names: Sequence[str], reason: str) -> None:
         """Have these pipelines verified and repaired; a reason that is there already stays."""
@@ -330,6 +341,11 @@ class State:
             connection.execute(
                 sa.update(stored.requests).where(where).values(done_at=time.time(), result=json.dumps(result))
             )
+
+    def forget_answered(self, before: float) -> None:
+        """Remove requests that were done before a time, in seconds since 1970."""
+        with self._store.transaction(write=True) as connection:
+            connection.execute(sa.delete(stored.requests).where(stored.requests.c.done_at < before))
 
     def result(self, number: int) -> dict[str, Any] | None:
         """What came of a request; None while it is open."""

@@ -90,7 +90,8 @@ class SnapshotStore:
                 )
                 connection.execute(sa.insert(stored.snapshots).values(**_values(snapshot)))
                 changed = {"phase": "loading", "loaded_at": None}
-                connection.execute(sa.update(stored.pipelines).where(one.name.in_(names)).values(**changed))
+                still = one.name.in_(names) & (one.phase == "ready")
+                connection.execute(sa.update(stored.pipelines).where(still).values(**changed))
 
     def ask(self, snapshot: Snapshot) -> None:
         """Have existing rows sent again; capture begins within a second."""

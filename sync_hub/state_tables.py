@@ -42,9 +42,10 @@ pipelines = sa.Table(
     sa.Column("phase", sa.Text, nullable=False),
     sa.Column("loaded_at", sa.Float),
     sa.Column("unproven", sa.Text, nullable=False, server_default=""),
+    sa.Column("reloads", sa.Integer, nullable=False, server_default="0"),
 )
 snapshots = sa.Table(
-    "sync_hub_snapshots",
+    "sync_hub_loads",
     metadata,
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("source", sa.Text, nullable=False, index=True),

@@ -175,6 +175,14 @@ class VerificationStore:
                 }
                 upsert(connection, stored.probes, ("verification", "key"), values)
 
+    def forget_answers(self) -> None:
+        """Remove answers to verifications that do not run, which came too late."""
+        one = stored.verifications.c
+        with self._store.transaction(write=True) as connection:
+            running = [row.id for row in connection.execute(sa.select(one.id).where(one.state == "running"))]
+            late = sa.and_(sa.true(), *(~stored.probes.c.verification.startswith(f"{name}.") for name in running))
+            connection.execute(sa.delete(stored.probes).where(late))
+
     def answers(self, run: str) -> list[Probe]:
         """What is answered of one run so far."""
         query = sa.select(stored.probes).where(stored.probes.c.verification == run)

@@ -103,7 +103,7 @@ class Capture:
             session = Session(self._name, source, broker, self._state, self._settings, self._control)
             self._open(session)
             self._session, self._phase = session, "streaming"
-            while not self._control.stopping.is_set() and not self._paused():
+            while not (self._control.stopping.is_set() or self._paused() or self._control.recover):
                 self._control.turn()
                 answer_requests(self._control, self._state, done=False)
                 while probe := self._control.take_probe():
@@ -123,10 +123,9 @@ class Capture:
         What was asked for when opening is done again when it does not come to its end.
         """
         asked = [one for one in self._state.wishes(self._control.name)[1] if one.action in WHEN_OPENING]
-        if any(one.action == RECOVER for one in asked):
-            session.begin_anew()
-        session.open(raise_epoch=self._raise_epoch or bool(asked))
-        self._raise_epoch = False
+        anew = any(one.action == RECOVER for one in asked)
+        session.open(raise_epoch=self._raise_epoch or bool(asked), anew=anew)
+        self._raise_epoch = self._control.recover = False
         for request in asked:
             self._state.finish_request(request.id, {"ok": True})
 
@@ -164,30 +163,31 @@ class Session:
         self.source_status: dict[str, Any] = {}
         self.snapshots: Snapshots
 
-    def open(self, *, raise_epoch: bool) -> None:
-        """Describe the tables, make sure of their topics, and open the log where the stored position says."""
+    def open(self, *, raise_epoch: bool, anew: bool = False) -> None:
+        """Describe the tables, make sure of their topics, and open the log where the stored position says.
+
+        `anew` is recovery: the position is given up, and every pipeline of the source loaded again and verified.
+        """
+        if anew:
+            self._source.forget(self._state.position(self._name))
+            self._state.reload([one.name for one in self._state.pipelines() if one.source == self._name], RECOVERY)
         tables = self._describe()
         self._topics = self._broker.create_topics([topic_name(self._name, table) for table in tables])
         for topic, info in self._topics.items():
             ends = self._broker.end_offsets(topic)
             self._ends[topic] = [ends[partition] for partition in range(info.partitions)]
-        self._refuse_other_topics()
+        if not anew:
+            self._refuse_other_topics()
         self._broker.publish([])
-        position = self._source.open(self._state.position(self._name), raise_epoch=raise_epoch)
+        position = self._source.open(None if anew else self._state.position(self._name), raise_epoch=raise_epoch)
         if self._source.status().get("timeline_changed"):
             self._state.doubt(self._pipelines(tables), PROMOTED)
-        self._state.save_position(self._name, position)
+        (self._state.begin_position if anew else self._state.save_position)(self._name, position)
         self._state.save_tables(self._name, list(tables.values()))
         self.saved = position
         self.snapshots = Snapshots(
             self._name, self._source, self._state, tables, load=self._load, chunk_rows=self._chunk_rows
         )
-
-    def begin_anew(self) -> None:
-        """Recovery: give up the lost position, and have every pipeline of the source loaded again and verified."""
-        self._source.forget(self._state.position(self._name))
-        self._state.reload([one.name for one in self._state.pipelines() if one.source == self._name], RECOVERY)
-        self._state.forget_position(self._name)
 
     def _pipelines(self, tables: Iterable[str]) -> list[str]:
         """Those whose rows are in their targets, or on their way there."""

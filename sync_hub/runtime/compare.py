@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sync_hub.errors import Rejected
+from sync_hub.errors import Fatal, Rejected
 from sync_hub.mapping.apply import CompiledMapping
 from sync_hub.mapping.values import comparable
 from sync_hub.model import ChangeEvent, RowChange, Table
@@ -40,12 +40,23 @@ class Comparer:
         self._places = [mapping.columns.index(name) for name in self.columns]
         self._key_places = [self.columns.index(name) for name in mapping.key]
         types = {column.name: column.type for column in target.columns}
+        missing = [name for name in mapping.columns if name not in types]
+        if missing:
+            raise Fatal(
+                "target_column_missing",
+                f"{target.full_name} has no column {missing[0]}",
+                hint="add the column, or change the mapping",
+            )
         self._convert = [comparable(types[name]) for name in self.columns]
         self._convert_key = [comparable(types[name]) for name in mapping.key]
 
     def identity(self, key: Sequence[Any]) -> Hashable:
         """A target key as something that is equal for equal keys."""
         return tuple(convert(value) for convert, value in zip(self._convert_key, key, strict=True))
+
+    def digest(self, key: Sequence[Any]) -> int:
+        """64 bits of a target key. Of its text, because hashes of numbers collide: hash(-1) is hash(-2)."""
+        return hash(repr(self.identity(key)))
 
     def read(self, keys: Sequence[Values]) -> dict[Hashable, Values]:
         """The target's rows with these keys that are there for this mapping, by their identity."""

@@ -35,6 +35,7 @@ class Control:
         self.paused: frozenset[str] = frozenset()
         self._requests: deque[Request] = deque()
         self._probes: deque[Request] = deque()
+        self.recover = False
         self._asked = 0
         self.state = "starting"
         self.error: SyncHubError | None = None
@@ -47,7 +48,12 @@ class Control:
         return bool(self._requests)
 
     def ask(self, requests: Iterable[Request]) -> None:
-        """Hand over open requests, oldest first; one that was handed over before is not taken twice."""
+        """Hand over open requests, oldest first; one that was handed over before is not taken twice.
+
+        Of recovery only that it is wanted is noted: it is done when the log is opened again.
+        """
+        requests = list(requests)
+        self.recover = any(request.action == RECOVER for request in requests)
         for request in requests:
             if request.id > self._asked and request.action not in WHEN_OPENING:
                 self._asked = request.id

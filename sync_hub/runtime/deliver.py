@@ -193,8 +193,7 @@ class Deliver:
     def _kept(self, pipeline: Pipeline) -> Delivery:
         """A new session keeps figures and errors; an error is forgotten on request, or when the worker starts anew."""
         known = self._deliveries.get(pipeline.name)
-        again = pipeline.phase == "adopting" and known is not None and known.pipeline.phase != "adopting"
-        if known is None or again or known.pipeline.bundle != pipeline.bundle:
+        if known is None or _identity(known.pipeline) != _identity(pipeline):
             return Delivery(pipeline)
         known.pipeline = pipeline
         return known
@@ -213,17 +212,7 @@ class Deliver:
         pipelines = self._state.pipelines()
         self._phases = {pipeline.name: shown_phase(pipeline) for pipeline in pipelines}
         mine = [pipeline for pipeline in pipelines if pipeline.target == self._target]
-        if any(self._to_adopt(pipeline) for pipeline in mine):
-            return None  # like no other
         return _outline(mine, self._paused(), {source: self._state.tables(source) for source in self._waited_for()})
-
-    def _to_adopt(self, pipeline: Pipeline) -> bool:
-        """Whether it is to be loaded again and a new session can begin with that."""
-        one = self._deliveries.get(pipeline.name)
-        if pipeline.phase != "adopting" or one is None:
-            return False
-        begun = one.pipeline.phase == "adopting" and one.pipeline.bundle == pipeline.bundle
-        return not (self._is_paused(one) or (begun and (one.error is not None or one.waiting_for is not None)))
 
     def _paused(self) -> dict[str, bool]:
         return {name: self._is_paused(one) for name, one in self._deliveries.items()}
@@ -476,8 +465,16 @@ class Session:
 def _outline(
     pipelines: Sequence[Pipeline], paused: Mapping[str, bool], tables: Mapping[str, Mapping[str, Table]]
 ) -> object:
-    bundles = {pipeline.name: pipeline.bundle for pipeline in pipelines}
-    return bundles, dict(paused), {source: sorted(known) for source, known in tables.items()}
+    return (
+        [_identity(pipeline) for pipeline in pipelines],
+        dict(paused),
+        {source: sorted(known) for source, known in tables.items()},
+    )
+
+
+def _identity(pipeline: Pipeline) -> tuple[str, str, int]:
+    """What a pipeline is delivered by: another mapping, or another loading, begins anew."""
+    return pipeline.name, pipeline.bundle, pipeline.reloads
 
 
 def _about(event: ChangeEvent, error: Rejected) -> Rejected:

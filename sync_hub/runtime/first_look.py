@@ -10,10 +10,11 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, Final
 
 from sync_hub.envelope import topic_name
+from sync_hub.errors import Unavailable
 from sync_hub.model import RangeSum
 from sync_hub.ports import Sink, Source
 from sync_hub.runtime.compare import judge
-from sync_hub.runtime.lag import passed
+from sync_hub.runtime.lag import CLOCK_RECORDS, Clock, passed
 from sync_hub.runtime.tally import Tally
 from sync_hub.runtime.view import View
 from sync_hub.state import Pipeline, State
@@ -22,6 +23,7 @@ from sync_hub.state_verifications import WRONG, VerificationOptions, counted
 PAGE_ROWS: Final = 2000
 RANGE_ROWS: Final = 20_000
 LOOK_SECONDS: Final = 0.5
+PROVEN_SECONDS: Final = 60.0
 
 
 class FirstLook:
@@ -124,14 +126,14 @@ class FirstLook:
                 break
         known = set(seen)
         keys = self._sink.keys_between(self._view.target, self._view.mapping.key, between, mapping=self._view.name)
-        extra = [key for key in keys if hash(self._view.comparer.identity(key)) not in known]
+        extra = [key for key in keys if self._view.comparer.digest(key) not in known]
         return suspects + [self._view.source_key(key) for key in extra]
 
     def _page(self, rows: Sequence[dict[str, Any]], seen: array[int]) -> list[dict[str, Any]]:
         keys = [self._view.event_key(row) for row in rows]
         expected = self._view.expected(rows, keys)
         answers = judge(self._view.comparer, keys, expected, keeps=self._view.keeps)
-        seen.extend(hash(self._view.comparer.identity(one.key)) for one in expected if one.values is not None)
+        seen.extend(self._view.comparer.digest(one.key) for one in expected if one.values is not None)
         counts = counted(answers)
         agreed = {name: counts.get(name, 0) for name in ("matched", "kept", "parked")}
         self._tally.add(rows_done=len(rows), **agreed)
@@ -144,7 +146,7 @@ class FirstLook:
         extra = []
         for key in self._sink.read_rows(self._view.target, self._view.mapping.key, mapping=self._view.name):
             self._tally.turn()
-            if not _contains(known, hash(self._view.comparer.identity(key))):
+            if not _contains(known, self._view.comparer.digest(key)):
                 extra.append(tuple(key))
                 if self._tally.stopped:
                     return []
@@ -170,7 +172,7 @@ class FirstLook:
             self._tally.turn()
             if after is None:
                 break
-        if before and self._proven_past(time.time()):
+        if before and self._proven_past():
             now = self._view.comparer.read(extra)
             identities = {self._view.comparer.identity(key): key for key in extra}
             still = [
@@ -182,14 +184,26 @@ class FirstLook:
             self._tally.example(examples)
             self._tally.add(extra=len(still))
 
-    def _proven_past(self, moment: float) -> bool:
-        """Wait until the pipeline has applied all that was committed before; False when stopped."""
-        topic = topic_name(self._pipeline.source, self._pipeline.table)
+    def _proven_past(self) -> bool:
+        """Wait until the pipeline has applied all that was committed before, by the source's clock; False when stopped.
+
+        Raises `Unavailable` when it does not get there.
+        """
+        topic, until = topic_name(self._pipeline.source, self._pipeline.table), time.monotonic() + PROVEN_SECONDS
+        clock = Clock(time.time(), heartbeat_seconds=0.0)
+        moment = clock.at_source(self._state.progress(self._pipeline.source, limit=CLOCK_RECORDS))
         while not self._tally.stopped:
             applied = applied_offsets(self._state, self._pipeline.name)
             proven = [p for p in self._state.progress(self._pipeline.source, limit=20) if passed(p, topic, applied)]
             if proven and proven[0].source_time > moment:
                 return True
+            if time.monotonic() > until:
+                raise Unavailable(
+                    "probe_unanswered",
+                    f"pipeline {self._pipeline.name} has not caught up within {PROVEN_SECONDS:.0f} s",
+                    hint="it can only be verified while it keeps up with its source",
+                    command=f"sync-hub status {self._pipeline.name}",
+                )
             self._tally.control.wait(LOOK_SECONDS)
             self._tally.turn()
         return False

@@ -73,13 +73,17 @@ def _refuse_broken(spec: MappingSpec) -> None:
 def register(settings: Settings, state: State) -> list[str]:
     """Apply mappings never applied before, forget those whose file is gone; return those that differ from their file.
 
-    A mapping that was applied runs on as it was; its changed file is pending until someone applies it.
+    A mapping that was applied runs on as it was; its changed file is pending until someone applies it. One that has not
+    begun, because it was wrong, say, is taken from its file again.
     """
     found, pending = configured(settings), []
     applied = {pipeline.name: pipeline for pipeline in state.pipelines()}
     for name in applied.keys() - found.keys():
         state.remove_pipeline(name)
     for name, (bundle, spec) in found.items():
+        if name in applied and applied[name].phase == "new" and differs(bundle, applied[name]):
+            state.remove_pipeline(name)  # it never began: nothing rests on what it was
+            del applied[name]
         if name not in applied:
             text = msgspec.json.encode(bundle).decode()
             state.add_pipeline(Pipeline(name, spec.source, spec.table, spec.target, text, time.time(), "new"))
@@ -204,8 +208,8 @@ class Delivery:
             rows = sink.load_offsets([self.name])
         self._prove(rows)
         self._prove_bounds(rows, broker)
-        state.advance_phase([self.name], "ready", only_from=["new", "starting", "adopting"])
-        self.pipeline = replace(self.pipeline, phase="ready")
+        state.advance_phase([self.name], "ready", only_from=["new", "starting"])
+        state.adopted(self.pipeline)
 
     def _adopt(self, rows: Sequence[Offset], sink: Sink, broker: Broker) -> list[Offset]:
         """Fit the offset rows to the mapping and the topic as they are now: all rows are about to be loaded again.

@@ -142,6 +142,7 @@ def carry_out(settings: Settings, state: State, plan: Plan) -> list[str]:
         state.replace_bundle(change.mapping, change.bundle)
     for change in plan.of_kind("new"):
         spec = parse_spec(msgspec.json.decode(change.bundle, type=Bundle))
+        state.remove_pipeline(spec.name)  # one that never began may have been stored from an earlier file
         state.add_pipeline(Pipeline(spec.name, spec.source, spec.table, spec.target, change.bundle, time.time(), "new"))
     for change in plan.of_kind("gone"):
         state.remove_pipeline(change.mapping)
@@ -168,7 +169,7 @@ class Planner:
         """What applying this file does; None when nothing."""
         table = self._table(spec)
         mapping = compile_mapping(bundle, table, secrets=os.environ)
-        if pipeline is None:
+        if pipeline is None or (pipeline.phase == "new" and differs(bundle, pipeline)):
             return self._described(_change("new", bundle, spec), mapping, None, table)
         return self._changed(bundle, mapping, pipeline, table)
 

@@ -35,6 +35,8 @@ WATCH_SECONDS = 0.1
 RESTART_SECONDS = 5.0
 """The longest wait before a worker that exits again and again is started again."""
 HOUSEKEEPING_SECONDS = 60
+ANSWERS_KEPT_SECONDS = 3600.0
+"""How long who asked may look what came of a request."""
 
 
 class Child:
@@ -221,6 +223,8 @@ def housekeeping(settings: Settings, state: State) -> None:
     try:
         for source in settings.sources:
             state.thin_progress(source)
+        state.forget_answered(time.time() - ANSWERS_KEPT_SECONDS)
+        state.verifications.forget_answers()
         broker = settings.new_broker()
         try:
             broker.retain(lowest_offsets(state), settings.topics.keep)

@@ -28,7 +28,7 @@ from sync_hub.runtime.view import View
 from sync_hub.settings import Settings
 from sync_hub.state import Pipeline, State
 from sync_hub.state_snapshots import new_id
-from sync_hub.state_verifications import ASKED, SCHEDULE, Report, Verification, VerificationOptions
+from sync_hub.state_verifications import ASKED, SCHEDULE, Verification, VerificationOptions
 
 LOG = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ class Verify:
         """Verify what is asked for, what is in doubt and what is due, until stopped."""
         for one in self._state.verifications.all():
             if one.state == "running":  # of a process that is gone
-                self._state.verifications.store(replace(one, state="waiting", report=Report()))
+                ended = replace(one, state="failed", finished_at=time.time(), error="its worker ended while it ran")
+                self._state.verifications.store(ended)
         while not self._control.stopping.is_set():
             self._control.turn()
             answer_requests(self._control, self._state, done=False)
@@ -190,6 +191,14 @@ class Run:
             raise ConfigError("unknown_name", f"there is no pipeline {name}")
         if pipeline.phase != "loaded" or pipeline.table not in self._state.tables(pipeline.source):
             raise Unavailable("not_loaded", f"pipeline {name} is not loaded yet", hint="wait until it is")
+        held = {f"pipeline:{name}", f"target:{pipeline.target}", f"source:{pipeline.source}"}
+        paused = [one.subject for one in self._state.pauses() if one.subject in held]
+        if paused:
+            raise Unavailable(
+                "paused",
+                f"{paused[0]} is paused, and only a pipeline that runs can be verified",
+                command=f"sync-hub resume {paused[0]}",
+            )
         return pipeline
 
     def _view(self, pipeline: Pipeline, sink: Sink) -> View:

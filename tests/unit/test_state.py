@@ -275,7 +275,7 @@ def test_a_failed_write_leaves_nothing(state: State) -> None:
     entry = Progress("erp", "0/9", 1.0, 1.0, {"t": [1]})
     state.save_position("erp", "0/1")
     with sa.create_engine(state._store._engine.url).begin() as connection:
-        connection.execute(sa.text("drop table sync_hub_snapshots"))
+        connection.execute(sa.text("drop table sync_hub_loads"))
     with pytest.raises(Unavailable):
         state.save_position("erp", "0/9", progress=entry, snapshots=[SNAPSHOT])
     assert state.position("erp") == "0/1"
