@@ -81,7 +81,7 @@ class PostgresSink:
         schema = table.schema or self._options.own_schema
         with self._translated():
             ddl = pgcreate.create_table(cursor, quote_table(schema, table.name), table)
-            cursor.execute(ddl)
+            self._alone(ddl)
         self._forget()
         return ddl
 
@@ -96,9 +96,18 @@ class PostgresSink:
         cursor = self._cursor()
         with self._translated():
             ddl = pgcreate.add_columns(cursor, quote_table(found.schema, found.name), missing)
-            cursor.execute(ddl)
+            self._alone(ddl)
         self._forget()
         return ddl
+
+    def _alone(self, ddl: str) -> None:
+        """Run DDL while no other worker does: `if not exists` fails when two make the same thing at once."""
+        cursor = self._cursor()
+        cursor.execute(f"select pg_advisory_lock({_LOCK_CREATE})")
+        try:
+            cursor.execute(ddl)
+        finally:
+            cursor.execute(f"select pg_advisory_unlock({_LOCK_CREATE})")
 
     def share(self, table: str, mappings: Sequence[str]) -> None:
         """Add missing presence flags: boolean columns `sync_hub_<mapping>`."""

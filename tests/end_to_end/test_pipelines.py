@@ -306,3 +306,19 @@ def test_a_removed_mapping_stops_and_is_not_taken_up_again_where_it_was(small: L
 
 def _write(lab: Lab, mappings: str) -> None:
     (lab.mappings / "all.yaml").write_text(mappings.replace("{source}", lab.name))
+
+
+def test_both_workers_go_on_after_offsets_were_lost_and_the_view_loaded_again(lab: Lab) -> None:
+    for turn in range(3):
+        execute(lab.target, "delete from sync_hub_offsets where pipeline = 't_delete'")
+        execute(lab.source, f"insert into orders select {50 + turn}, n, n, null from generate_series(1, 60) n")
+        lab.becomes("t_delete", "failed")
+        lab.state.reload(["t_delete"], "a reload was asked for")
+
+        def proven() -> bool:
+            return all(one.phase == "loaded" and not one.unproven for one in lab.state.pipelines())
+
+        wait_until(proven, "loaded and verified", 60)
+        shop = 100 + turn
+        execute(lab.source, f"insert into orders select {shop}, n, n, null from generate_series(1, 60) n")
+        lab.until([(60,)], f"select count(*) from t_delete where shop = {shop}")

@@ -129,6 +129,10 @@ def test_a_topic_that_was_created_again_is_noticed_and_recovered(lab: Lab) -> No
     recovered(lab)
 
 
+def test_a_source_that_works_is_begun_anew_when_it_is_asked_for(lab: Lab) -> None:
+    recovered(lab)
+
+
 def test_a_changed_column_type_loads_the_table_again(lab: Lab) -> None:
     execute(
         lab.source,
