@@ -50,13 +50,13 @@ GAP = (
 )
 
 
-@pytest.fixture(params=["embedded", "kafka"])
+@pytest.fixture
 def lab(
     request: pytest.FixtureRequest, source_server: LocalPostgres, target_server: LocalPostgres, tmp_path: Path
 ) -> Iterator[Lab]:
-    """A hub whose views are loaded."""
+    """A hub whose views are loaded; on the embedded broker unless a test says otherwise."""
     broker = ""
-    if request.param == "kafka":
+    if getattr(request, "param", "") == "kafka":
         address = request.getfixturevalue("kafka_address")
         broker = f"{{type: kafka, bootstrap_servers: ['{address}'], partitions: 3, replication_factor: 1}}"
     database = contextlib.contextmanager(_database)
@@ -110,6 +110,7 @@ def test_a_dropped_slot_stops_capture_and_what_was_deleted_in_the_gap_is_removed
     ) == [(0,)]
 
 
+@pytest.mark.parametrize("lab", ["embedded", "kafka"], indirect=True)
 def test_a_topic_that_was_created_again_is_noticed_and_recovered(lab: Lab) -> None:
     lab.stop()
     if "kafka" in lab.config.read_text():
