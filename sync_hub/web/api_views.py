@@ -65,12 +65,6 @@ def _snapshots(router: APIRouter, reader: HealthReader) -> None:
     @router.post("/snapshots")
     def send(request: SnapshotRequest) -> Document:
         """Have existing rows sent again, or views loaded again; capture begins within a second."""
-        if request.where and not reader.settings.http.token:
-            raise ConfigError(
-                "condition_refused",
-                "`where` is SQL that the source runs: without a token everybody on this machine could send some",
-                hint="set http.token, or use sync-hub snapshot --where",
-            )
         pipelines = _wanted(request, reader)
         if request.reload:
             names = [one.name for one in pipelines]
@@ -79,6 +73,12 @@ def _snapshots(router: APIRouter, reader: HealthReader) -> None:
             return {"reload": names}
         name = request.pipeline or request.table
         asked = requests.rows_to_send(reader.state, pipelines, name, request.where, request.keys)
+        if asked.condition and not reader.settings.http.token:
+            raise ConfigError(
+                "condition_refused",
+                "`where` is SQL that the source runs: without a token everybody on this machine could send some",
+                hint="set http.token, or use sync-hub snapshot --where",
+            )
         reader.state.snapshots.ask(asked)
         reader.fresh()
         return _snapshot(asked)

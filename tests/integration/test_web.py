@@ -122,11 +122,13 @@ def described(hub: HubState) -> None:
 )
 def test_existing_rows_are_asked_for_and_looked_after(hub: HubState, web: httpx.Client, whose: Any) -> None:
     described(hub)
-    asked = web.post("/api/snapshots", json=whose | {"where": "id < 7"}).json()
+    refused = web.post("/api/snapshots", json=whose | {"where": "id < 7"})
+    assert (refused.status_code, refused.json()["code"]) == (400, "condition_refused")
+    asked = web.post("/api/snapshots", json=whose).json()
     assert (asked["table"], asked["pipelines"], asked["rows_estimated"]) == ("public.customers", [PIPELINE], 40)
     assert re.fullmatch(r"20\d\d-.+Z", asked["asked_at"])
     (stored,) = hub.state.snapshots.all()
-    assert (stored.id, stored.reason, stored.condition, stored.state) == (asked["id"], "asked", "id < 7", "waiting")
+    assert (stored.id, stored.reason, stored.condition, stored.state) == (asked["id"], "asked", "", "waiting")
     for action, state in (("pause", "paused"), ("resume", "waiting"), ("cancel", "cancelled")):
         assert web.post(f"/api/snapshots/{asked['id']}/{action}", json={}).json()["state"] == state
     assert [one["state"] for one in web.get("/api/snapshots").json()] == ["cancelled"]
