@@ -37,7 +37,7 @@ check-servers: $(TESTING)
 	./tests/servers/install.sh
 
 test: $(TESTING) check-servers lint types  ## linters, types and all tests, on real servers
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --reruns 1
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --reruns 2
 
 bench: $(TESTING)  ## what this machine reaches, with row counts
 	$(BIN)/python -m benchmarks
