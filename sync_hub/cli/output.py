@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
 import shutil
 import sys
 import textwrap
@@ -58,6 +59,13 @@ def say(text: str = "") -> None:
 def nobody_reads() -> None:
     """Let what is still buffered go nowhere, so that the end of the process does not complain."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def unread() -> bool:
+    """Whether whoever read standard output through a pipe has gone: for what waits and has nothing to say."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def say_now(text: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sync_hub.cli.options import Config, Json, load_settings
-from sync_hub.cli.output import paint, print_json_line, say_now
+from sync_hub.cli.output import paint, print_json_line, say_now, unread
 from sync_hub.cli.topics import known_topic
 from sync_hub.errors import ConfigError, Rejected
 
@@ -91,7 +91,7 @@ class _Reader:
             backlog.sort(key=lambda record: (record.timestamp_ms, record.partition, record.offset))
             if self._back:
                 yield from backlog[-self._back :]
-            while follow:
+            while follow and not unread():
                 yield from (record for record in self._poll(subscription) if wanted(record))
         finally:
             subscription.close()
