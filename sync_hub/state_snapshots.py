@@ -17,6 +17,11 @@ from sync_hub.store import Store
 FINISHED_KEPT: Final = 100
 """Finished snapshots that are kept for people to look at."""
 
+CANCELLED: Final = "cancelled"
+RECOVERY: Final = "recovery"
+PROMOTED: Final = "a standby became the primary"
+"""Why a view is in doubt. A cancelled one is left to a person: only they know whether it is to be verified."""
+
 Reason = Literal["new", "reload", "asked"]
 SnapshotState = Literal["waiting", "running", "paused", "done", "cancelled", "failed"]
 
@@ -136,7 +141,7 @@ class SnapshotStore:
         with self._store.transaction(write=True) as connection:
             if not connection.execute(sa.update(stored.snapshots).where(where).values(**values)).rowcount:
                 return False
-            self._loaded(connection, name, unproven="cancelled")
+            self._loaded(connection, name, unproven=CANCELLED)
             return True
 
     def leave(self, connection: sa.Connection, pipelines: Sequence[str]) -> None:

@@ -12,7 +12,6 @@ import typer
 from sync_hub.cli.options import Config, Json, load_settings, open_state
 from sync_hub.cli.output import print_json, print_table, say
 from sync_hub.cli.progress import Step, follow
-from sync_hub.cli.verify import FRESH_SECONDS
 from sync_hub.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
@@ -94,7 +93,9 @@ def _refuse_mixed(name: str, *, chosen: list[bool]) -> None:
 
 
 def _refuse_standing(state: State, source: str) -> None:
-    if _silent_seconds(state, source) > FRESH_SECONDS:
+    from sync_hub.runtime.control import LOST_SECONDS
+
+    if _silent_seconds(state, source) > LOST_SECONDS:
         raise Unavailable(
             "hub_not_running",
             "the hub does not run, so nothing is sent",
@@ -110,6 +111,7 @@ def _silent_seconds(state: State, source: str) -> float:
 
 
 def _reload(state: State, chosen: Sequence[Pipeline], *, json: bool) -> int:
+    from sync_hub.runtime.control import LOST_SECONDS
     from sync_hub.web.requests import LOADED_AGAIN
 
     names = [one.name for one in chosen]
@@ -117,7 +119,7 @@ def _reload(state: State, chosen: Sequence[Pipeline], *, json: bool) -> int:
     if json:
         print_json({"reload": names})
     else:
-        stands = any(_silent_seconds(state, one.source) > FRESH_SECONDS for one in chosen)
+        stands = any(_silent_seconds(state, one.source) > LOST_SECONDS for one in chosen)
         when = " once the hub runs" if stands else ""
         say(f"{', '.join(names)}: loaded again{when}, then verified: sync-hub status")
     return 0

@@ -67,7 +67,9 @@ def verify(
 
 def _refuse_standing(state: State) -> None:
     """Probes go through the running hub."""
-    fresh = {worker.name for worker in state.workers() if time.time() - worker.beat_at < FRESH_SECONDS}
+    from sync_hub.runtime.control import LOST_SECONDS
+
+    fresh = {worker.name for worker in state.workers() if time.time() - worker.beat_at < LOST_SECONDS}
     if "verify" not in fresh:
         raise Unavailable(
             "hub_not_running",
@@ -75,9 +77,6 @@ def _refuse_standing(state: State) -> None:
             hint="start it",
             command="sync-hub run",
         )
-
-
-FRESH_SECONDS = 6.0
 
 
 def _wait(state: State, asked: Sequence[Verification], *, quiet: bool) -> None:

@@ -21,7 +21,7 @@ from sync_hub.runtime.retry import Backoff
 from sync_hub.runtime.snapshot import Snapshots
 from sync_hub.settings import Settings
 from sync_hub.state import Progress, State
-from sync_hub.state_snapshots import Snapshot
+from sync_hub.state_snapshots import PROMOTED, RECOVERY, Snapshot
 
 LOG = logging.getLogger(__name__)
 
@@ -33,10 +33,6 @@ DRAIN_SECONDS = 5.0
 SLOW_SECONDS = 5.0
 """From when on health says that the broker does not take what is published."""
 RECORD_OVERHEAD_BYTES = 512
-
-RECOVERY = "recovery"
-PROMOTED = "a standby became the primary"
-"""Why views are in doubt."""
 
 
 class Capture:

@@ -22,6 +22,8 @@ PROBE = "probe"
 LOOK_SECONDS = 0.5
 """How often a worker looks whether something was paused or asked."""
 LOST_AFTER_BEATS = 3
+LOST_SECONDS = BEAT_SECONDS * LOST_AFTER_BEATS
+"""After so long without a beat a worker counts as lost."""
 RESTARTS_VARIABLE = "SYNC_HUB_RESTARTS"
 """How the supervisor tells a worker how often it was restarted in the last hour."""
 

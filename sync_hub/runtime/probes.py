@@ -7,15 +7,13 @@ target's worker could not make anything of them.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from sync_hub.model import ChunkDone, ChunkRequest
 from sync_hub.ports import Source
 from sync_hub.runtime.control import PROBE
 from sync_hub.state import Request, State
 from sync_hub.state_verifications import Probe
-
-KEYS_PER_PROBE: Final = 1000
 
 
 class _Asked:

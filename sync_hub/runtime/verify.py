@@ -27,17 +27,14 @@ from sync_hub.runtime.tally import Tally
 from sync_hub.runtime.view import View
 from sync_hub.settings import Settings
 from sync_hub.state import Pipeline, State
-from sync_hub.state_snapshots import new_id
+from sync_hub.state_snapshots import CANCELLED, new_id
 from sync_hub.state_verifications import ASKED, SCHEDULE, Verification, VerificationOptions
 
 LOG = logging.getLogger(__name__)
 
-WORKER: Final = "verify"
 LOOK_SECONDS: Final = 0.5
 AGAIN_SECONDS: Final = 60.0
 """After how long a verification that a view needs is tried again."""
-CANCELLED: Final = "cancelled"
-"""Why a view is in doubt whose loading was given up: only a person knows whether it is to be verified."""
 
 
 class Verify:

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sync_hub.settings import Settings
+from sync_hub.state_snapshots import CANCELLED, RECOVERY
 from sync_hub.state_verifications import ASKED, SCHEDULE
 from sync_hub.web.facts import Facts
 from sync_hub.web.problems import DEGRADED, FAILING, Document, Problem, seconds, short
-
-CANCELLED = "cancelled"
-"""Why a view is in doubt whose loading somebody gave up; the hub leaves it to a person whether it is verified."""
 
 LEEWAY_SECONDS = 3600.0
 """How much later than scheduled a verification may be: it takes its time."""
 
 _REASONS = {
     CANCELLED: "its loading was given up",
-    "recovery": "its source was begun anew",
+    RECOVERY: "its source was begun anew",
 }
 """Reasons to doubt a view that are no sentence by themselves."""
 

@@ -14,7 +14,7 @@ import pytest
 
 from connectors.local_postgres import LOGICAL, LocalPostgres
 from sync_hub import settings as configuration
-from sync_hub.runtime.capture import PROMOTED
+from sync_hub.state_snapshots import PROMOTED
 from tests.conftest import _database
 from tests.end_to_end.hub import wait_until
 from tests.end_to_end.lab import Lab, execute, query
