@@ -11,14 +11,11 @@ from msgspec import Struct
 
 from sync_hub.envelope import topic_name
 from sync_hub.runtime import lag
+from sync_hub.runtime.control import LOST_SECONDS
 from sync_hub.settings import Settings
 from sync_hub.state import Pause, Pipeline, Progress, State, Worker
 from sync_hub.state_snapshots import Snapshot
 from sync_hub.state_verifications import Verification
-
-BEAT_SECONDS = 2.0
-LOST_AFTER_SECONDS = 3 * BEAT_SECONDS
-"""A worker that has been silent for three intervals counts as lost."""
 
 FORGET_REPLACED_SECONDS = 3600.0
 """For how long a lost worker is shown when another machine runs one of the same name."""
@@ -59,7 +56,7 @@ class Facts(Struct, frozen=True):
 
     def silent(self, worker: Worker) -> bool:
         """Whether a worker's last beat is too old to be believed."""
-        return self.now - worker.beat_at > LOST_AFTER_SECONDS
+        return self.now - worker.beat_at > LOST_SECONDS
 
     def reports(self, pipeline: str) -> list[tuple[Worker, dict[str, Any]]]:
         """What the workers last said about a pipeline."""
@@ -134,7 +131,7 @@ def running_here(workers: Iterable[Worker], now: float, host: str) -> list[Worke
         worker
         for worker in workers
         if worker.state != "stopped"
-        and now - worker.beat_at <= LOST_AFTER_SECONDS
+        and now - worker.beat_at <= LOST_SECONDS
         and (worker.host != host or _alive(worker.pid))
     ]
 

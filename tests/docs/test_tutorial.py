@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from connectors.local_postgres import free_port
@@ -11,8 +12,8 @@ from tests.docs.shell import Shell
 PAGE = DOCS / "tutorial" / "first-pipeline.md"
 
 
-def test_the_tutorial_works_as_written(server_folder: Path) -> None:
-    folder = server_folder / "tutorial"
+def test_the_tutorial_works_as_written(server_folder: Path, unique: Callable[[str], str]) -> None:
+    folder = server_folder / unique("tutorial")
     folder.mkdir()
     steps = blocks(PAGE)
     start = next(number for number, block in enumerate(steps) if block.text.startswith("sync-hub run"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import pytest
 
 from connectors.local_postgres import LocalPostgres
-from tests.conftest import _database
 from tests.end_to_end.hub import wait_until
 from tests.end_to_end.lab import Lab, execute, query
 from tests.end_to_end.workload import SCHEMA
+from tests.servers.postgres import database
 
 pytestmark = pytest.mark.xdist_group("apply")  # its tests share one hub
 
@@ -90,7 +89,6 @@ def lab(
     source_server: LocalPostgres, target_server: LocalPostgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Changing]:
     """A running hub whose three views are loaded; tests change its files one after the other."""
-    database = contextlib.contextmanager(_database)
     with database(source_server) as source, database(target_server) as target:
         execute(source, SCHEMA, FILL)
         lab = Changing(tmp_path_factory.mktemp("apply"), "erp", source, target, MAPPINGS)

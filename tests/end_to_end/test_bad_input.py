@@ -18,8 +18,8 @@ import psycopg
 import pytest
 
 from connectors.local_postgres import LocalPostgres, free_port
-from tests.conftest import _database
 from tests.end_to_end.hub import Hub, wait_until
+from tests.servers.postgres import database
 
 TABLES = """
 create table accounts (id bigint primary key, name text, balance numeric(14,4), "Odd Name" text);
@@ -107,7 +107,6 @@ class Project:
 @pytest.fixture(scope="module")
 def databases(source_server: LocalPostgres, target_server: LocalPostgres) -> Iterator[tuple[str, str]]:
     """A source and a target that no test changes."""
-    database = contextlib.contextmanager(_database)
     with database(source_server) as source, database(target_server) as target:
         for dsn in (source, target):
             with psycopg.connect(dsn) as connection:
@@ -424,7 +423,6 @@ def faulty(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Faulty]:
     """A hub of twelve pipelines, of which a few work."""
-    database = contextlib.contextmanager(_database)
     with database(source_server) as source, database(target_server) as target, database(own_server) as guarded:
         _execute(source, FAULTS_AT_SOURCE)
         _execute(target, FAULTS_AT_TARGET)

@@ -12,11 +12,11 @@ import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions
 
 from connectors.local_postgres import LocalPostgres
-from tests.conftest import _database
 from tests.end_to_end.lab import Lab, execute, moment, query
 from tests.end_to_end.test_operation import AUDIT, BOTH, TWICE
 from tests.end_to_end.workload import SCHEMA
 from tests.servers.kafka import Kafka
+from tests.servers.postgres import database
 
 SET = AlterConfigOpType.SET
 BROKER = "{{type: kafka, bootstrap_servers: ['{address}'], partitions: 3, replication_factor: 1, client: {client}}}"
@@ -40,8 +40,8 @@ def labs(
         labs = []
         for client in ("confluent", "kafka-python"):
             name = f"k_{client.replace('-', '_')}"
-            source = stack.enter_context(contextlib.contextmanager(_database)(source_server))
-            target = stack.enter_context(contextlib.contextmanager(_database)(target_server))
+            source = stack.enter_context(database(source_server))
+            target = stack.enter_context(database(target_server))
             execute(source, SCHEMA)
             execute(target, AUDIT)
             (tmp_path / name).mkdir()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +12,9 @@ from connectors.local_postgres import LocalPostgres
 from sync_hub.model import TopicPartition
 from sync_hub.runtime.supervise import housekeeping, lowest_offsets
 from sync_hub.settings import Topics
-from tests.conftest import _database
 from tests.end_to_end.hub import wait_until
 from tests.end_to_end.lab import Lab, execute, frozen, query
+from tests.servers.postgres import database
 
 pytestmark = pytest.mark.xdist_group("offsets")  # its tests share one hub
 
@@ -83,7 +82,6 @@ def lab(
     source_server: LocalPostgres, target_server: LocalPostgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Lab]:
     """One hub for all tests of this file."""
-    database = contextlib.contextmanager(_database)
     with database(source_server) as source, database(target_server) as target:
         execute(source, SCHEMA)
         execute(target, AUDIT)

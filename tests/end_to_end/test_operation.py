@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import time
 from collections.abc import Iterator
@@ -12,10 +11,10 @@ import psycopg
 import pytest
 
 from connectors.local_postgres import LocalPostgres, free_port
-from tests.conftest import _database
 from tests.end_to_end.hub import wait_until
 from tests.end_to_end.lab import Lab, execute, frozen, is_alive, moment, query
 from tests.end_to_end.workload import MAPPINGS, SCHEMA
+from tests.servers.postgres import database
 
 pytestmark = pytest.mark.xdist_group("operation")  # its tests share one hub
 
@@ -43,7 +42,6 @@ def lab(
     own_server: LocalPostgres, own_target: LocalPostgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Lab]:
     """One hub for all tests of this file; its port is fixed."""
-    database = contextlib.contextmanager(_database)
     with database(own_server) as source, database(own_target) as target:
         execute(source, SCHEMA)
         execute(target, AUDIT)

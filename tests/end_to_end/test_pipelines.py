@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +9,9 @@ import psycopg
 import pytest
 
 from connectors.local_postgres import LocalPostgres
-from tests.conftest import _database
 from tests.end_to_end.hub import wait_until
 from tests.end_to_end.lab import Lab, execute, query
+from tests.servers.postgres import database
 
 SCHEMA = """
 create table accounts (id bigint primary key, name text, balance numeric(14,4), owner text);
@@ -89,7 +88,6 @@ def lab(
         address = request.getfixturevalue("kafka_address")
         broker = f"{{type: kafka, bootstrap_servers: ['{address}'], partitions: 4, replication_factor: 1, "
         broker += f"topic_settings: {{max.message.bytes: '{LIMIT_BYTES}'}}}}"
-    database = contextlib.contextmanager(_database)
     with database(source_server) as source, database(target_server) as target:
         execute(source, SCHEMA)
         execute(target, TARGET)

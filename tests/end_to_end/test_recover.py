@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -15,10 +15,10 @@ import pytest
 from connectors.local_postgres import LOGICAL, LocalPostgres
 from sync_hub import settings as configuration
 from sync_hub.state_snapshots import PROMOTED
-from tests.conftest import _database
 from tests.end_to_end.hub import wait_until
 from tests.end_to_end.lab import Lab, execute, query
 from tests.end_to_end.workload import SCHEMA
+from tests.servers.postgres import database, running
 from tests.servers.standby import pair
 
 FULL = """
@@ -59,7 +59,6 @@ def lab(
     if getattr(request, "param", "") == "kafka":
         address = request.getfixturevalue("kafka_address")
         broker = f"{{type: kafka, bootstrap_servers: ['{address}'], partitions: 3, replication_factor: 1}}"
-    database = contextlib.contextmanager(_database)
     with database(source_server) as source, database(target_server) as target:
         execute(source, SCHEMA, *FILL)
         lab = Lab(tmp_path, f"r{uuid.uuid4().hex[:8]}", source, target, FULL, broker=broker)
@@ -150,40 +149,43 @@ def test_a_changed_column_type_loads_the_table_again(lab: Lab) -> None:
 def test_a_server_restored_from_a_backup_is_refused_and_recovered(
     tmp_path: Path, server_folder: Path, target_server: LocalPostgres
 ) -> None:
-    server = LocalPostgres(server_folder / "restored", settings=LOGICAL | {"fsync": "off"})
-    server.folder.mkdir()
-    server.start()
-    lab = None
-    try:
-        source = server.dsn()
-        execute(source, SCHEMA, *FILL)
-        with contextlib.contextmanager(_database)(target_server) as target:
-            lab = Lab(tmp_path, f"b{uuid.uuid4().hex[:8]}", source, target, FULL)
+    with _own_lab(tmp_path, server_folder, target_server) as (server, lab):
+        lab.stop()
+        server.stop()
+        backup = server.folder / "backup"
+        _copied(server.data, backup)
+        server.start()
+        lab.start()
+        execute(lab.source, *GAP)
+        lab.agrees()
+        lab.stop()
+        server.stop()
+        shutil.rmtree(server.data)
+        _copied(backup, server.data)
+        server.start()
+        execute(lab.source, "delete from orders where shop = 2", "insert into orders values (77, 'restored', 1, null)")
+        lab.start()
+        lab.problem("worker_failed", f"source:{lab.name}")
+        recovered(lab)
+
+
+@contextlib.contextmanager
+def _own_lab(
+    tmp_path: Path, server_folder: Path, target_server: LocalPostgres, settings: dict[str, str] | None = None
+) -> Iterator[tuple[LocalPostgres, Lab]]:
+    """A source that is this test's alone, and a hub that has read it."""
+    with (
+        running(server_folder, "recovered", LOGICAL | (settings or {})) as server,
+        database(target_server) as target,
+    ):
+        execute(server.dsn(), SCHEMA, *FILL)
+        lab = Lab(tmp_path, f"b{uuid.uuid4().hex[:8]}", server.dsn(), target, FULL)
+        try:
             lab.start()
             lab.settle()
-            lab.stop()
-            server.stop()
-            backup = server.folder / "backup"
-            _copied(server.data, backup)
-            server.start()
-            lab.start()
-            execute(source, *GAP)
-            lab.agrees()
-            lab.stop()
-            server.stop()
-            shutil.rmtree(server.data)
-            _copied(backup, server.data)
-            server.start()
-            execute(source, "delete from orders where shop = 2", "insert into orders values (77, 'restored', 1, null)")
-            lab.start()
-            lab.problem("worker_failed", f"source:{lab.name}")
-            recovered(lab)
+            yield server, lab
+        finally:
             lab.close()
-            lab = None
-    finally:
-        if lab is not None:
-            lab.close()
-        server.stop("immediate")
 
 
 def _copied(source: Path, to: Path) -> None:
@@ -192,50 +194,31 @@ def _copied(source: Path, to: Path) -> None:
 
 
 def test_an_invalidated_slot_is_recovered(tmp_path: Path, server_folder: Path, target_server: LocalPostgres) -> None:
-    settings = LOGICAL | {
-        "fsync": "off",
-        "max_slot_wal_keep_size": "16MB",
-        "min_wal_size": "32MB",
-        "max_wal_size": "32MB",
-    }
-    server = LocalPostgres(server_folder / "small", settings=settings)
-    server.folder.mkdir()
-    server.start()
-    lab = None
-    try:
-        source = server.dsn()
-        execute(source, SCHEMA, *FILL)
-        with contextlib.contextmanager(_database)(target_server) as target:
-            lab = Lab(tmp_path, f"i{uuid.uuid4().hex[:8]}", source, target, FULL)
-            lab.start()
-            lab.settle()
-            lab.stop()
-            execute(source, *GAP)
-            lost = "select wal_status from pg_replication_slots"
-            with psycopg.connect(source, autocommit=True) as connection:
-                for _ in range(40):
-                    connection.execute("select pg_logical_emit_message(false, 'filler', repeat('x', 4000000))")
-                    connection.execute("select pg_switch_wal()")
-                    connection.execute("checkpoint")
-                    if connection.execute(lost).fetchall() == [("lost",)]:
-                        break
-            assert query(source, lost) == [("lost",)]
-            lab.start()
-            lab.problem("worker_failed", f"source:{lab.name}")
-            recovered(lab)
-            lab.close()
-            lab = None
-    finally:
-        if lab is not None:
-            lab.close()
-        server.stop("immediate")
+    little = {"max_slot_wal_keep_size": "16MB", "min_wal_size": "32MB", "max_wal_size": "32MB"}
+    with _own_lab(tmp_path, server_folder, target_server, little) as (_, lab):
+        lab.stop()
+        execute(lab.source, *GAP)
+        lost = "select wal_status from pg_replication_slots"
+        with psycopg.connect(lab.source, autocommit=True) as connection:
+            for _ in range(40):
+                connection.execute("select pg_logical_emit_message(false, 'filler', repeat('x', 4000000))")
+                connection.execute("select pg_switch_wal()")
+                connection.execute("checkpoint")
+                if connection.execute(lost).fetchall() == [("lost",)]:
+                    break
+        assert query(lab.source, lost) == [("lost",)]
+        lab.start()
+        lab.problem("worker_failed", f"source:{lab.name}")
+        recovered(lab)
 
 
 @pytest.mark.parametrize("lacks", [True, False], ids=["lacks the newest", "has everything"])
-def test_a_promoted_standby(lacks: bool, tmp_path: Path, server_folder: Path, target_server: LocalPostgres) -> None:
+def test_a_promoted_standby(
+    lacks: bool, tmp_path: Path, server_folder: Path, target_server: LocalPostgres, unique: Callable[[str], str]
+) -> None:
     with (
-        pair(server_folder / f"pair-{lacks}") as servers,
-        contextlib.contextmanager(_database)(target_server) as target,
+        pair(server_folder / unique("pair")) as servers,
+        database(target_server) as target,
     ):
         source = servers.primary.dsn()
         execute(source, SCHEMA, *FILL)

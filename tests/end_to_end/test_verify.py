@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -13,10 +12,10 @@ import pytest
 from connectors.local_postgres import LocalPostgres
 from sync_hub.state_snapshots import new_id
 from sync_hub.state_verifications import Report, Verification, VerificationOptions
-from tests.conftest import _database
 from tests.end_to_end.hub import wait_until
 from tests.end_to_end.lab import Lab, execute, query
 from tests.end_to_end.workload import SCHEMA
+from tests.servers.postgres import database
 
 FULL = """
 mapping: accounts_to_crm
@@ -81,7 +80,6 @@ def lab(
     if request.param == "kafka":
         address = request.getfixturevalue("kafka_address")
         broker = f"{{type: kafka, bootstrap_servers: ['{address}'], partitions: 3, replication_factor: 1}}"
-    database = contextlib.contextmanager(_database)
     with database(source_server) as source, database(target_server) as target:
         execute(
             source,

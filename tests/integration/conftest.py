@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from connectors.local_postgres import LOGICAL, LocalPostgres
 from connectors.sources.postgres import PostgresSource
 from sync_hub.testing.source import Collector
-from tests.servers.postgres import binaries
+from tests.servers.postgres import binaries, running
 
 Database = psycopg.Connection[tuple[Any, ...]]
 Capture = Callable[..., Collector]
@@ -23,19 +24,16 @@ Capture = Callable[..., Collector]
 def older_servers(server_folder: Path) -> Iterator[Callable[[str], LocalPostgres]]:
     """Start a server of an older major version when it is first asked for; all stop at the end."""
     servers: dict[str, LocalPostgres] = {}
+    with ExitStack() as stack:
 
-    def server(version: str) -> LocalPostgres:
-        if version not in servers:
-            folder = server_folder / f"older-{version}"
-            folder.mkdir()
-            programs = binaries(version, server_folder)
-            servers[version] = LocalPostgres(folder, settings={"fsync": "off"} | LOGICAL, binaries=programs)
-            servers[version].start()
-        return servers[version]
+        def server(version: str) -> LocalPostgres:
+            if version not in servers:
+                programs = binaries(version, server_folder)
+                started = running(server_folder, f"older-{version}", LOGICAL, programs)
+                servers[version] = stack.enter_context(started)
+            return servers[version]
 
-    yield server
-    for one in servers.values():
-        one.stop("immediate")
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ import pytest
 from connectors.local_postgres import LocalPostgres
 from sync_hub import __version__
 from sync_hub.cli import main as cli_main
-from tests.conftest import _database
+from tests.servers.postgres import database
 
 PROGRAM = Path(sys.executable).parent / "sync-hub"
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
@@ -102,7 +102,7 @@ def empty(tmp_path: Path) -> Project:
 @pytest.fixture(scope="module")
 def drafted(source_server: LocalPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """A project that `init` made from a real database; nothing has run yet."""
-    with contextlib.contextmanager(_database)(source_server) as dsn:
+    with database(source_server) as dsn:
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute(TABLES)
         project = Project(tmp_path_factory.mktemp("drafted"), dsn)

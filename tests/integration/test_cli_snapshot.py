@@ -15,11 +15,11 @@ import pytest
 from connectors.local_postgres import LocalPostgres
 from sync_hub.runtime.snapshot import LOOK_SECONDS
 from sync_hub.state_snapshots import Snapshot
-from tests.conftest import _database
 from tests.end_to_end.hub import wait_until
 from tests.end_to_end.lab import Lab, execute, query
 from tests.end_to_end.workload import SCHEMA
 from tests.integration.test_cli import Project
+from tests.servers.postgres import database
 
 MAPPINGS = """
 mapping: accounts
@@ -97,15 +97,14 @@ def shell(
     source_server: LocalPostgres, target_server: LocalPostgres, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Shell]:
     """Beside a hub that has loaded everything; its chunks are small, so that loading takes a while."""
-    for source in _database(source_server):
-        for target in _database(target_server):
-            lab = lab_in(tmp_path_factory.mktemp("snapshot"), source, target)
-            try:
-                lab.start()
-                lab.settle()
-                yield Shell(lab)
-            finally:
-                lab.close()
+    with database(source_server) as source, database(target_server) as target:
+        lab = lab_in(tmp_path_factory.mktemp("snapshot"), source, target)
+        try:
+            lab.start()
+            lab.settle()
+            yield Shell(lab)
+        finally:
+            lab.close()
 
 
 def test_rows_by_condition_come_back(shell: Shell) -> None:

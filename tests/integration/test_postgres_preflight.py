@@ -16,6 +16,7 @@ from connectors.sources.postgres import PostgresSource
 from sync_hub.errors import Fatal, Unavailable
 from sync_hub.model import ChunkRequest, Finding
 from tests.integration.conftest import Capture, Database
+from tests.servers.postgres import running
 
 
 def errors(findings: list[Finding]) -> dict[str, Finding]:
@@ -144,17 +145,11 @@ def test_server_without_logical_log_slots_or_senders(server_folder: Path, target
         found = errors(check(target_server.dsn(), "preflight"))
         db.execute("drop table preflight")
     assert set(found) == {"wal_level"}
-    folder = server_folder / "small"
-    folder.mkdir()
-    settings = LOGICAL | {"fsync": "off", "max_replication_slots": "1", "max_wal_senders": "1"}
-    server = LocalPostgres(folder, settings=settings | {"max_slot_wal_keep_size": "32MB"})
-    server.start()
-    try:
+    scarce = {"max_replication_slots": "1", "max_wal_senders": "1", "max_slot_wal_keep_size": "32MB"}
+    with running(server_folder, "small", LOGICAL | scarce) as server:
         _check_exhausted(server)
         _check_lost(server)
         _check_standby(server)
-    finally:
-        server.stop("immediate")
 
 
 def _check_exhausted(server: LocalPostgres) -> None:
@@ -166,6 +161,8 @@ def _check_exhausted(server: LocalPostgres) -> None:
             sender.execute("IDENTIFY_SYSTEM")
             assert set(errors(check(server.dsn(), "t"))) == {"no_free_slot", "no_free_sender"}
         db.execute("select pg_drop_replication_slot('taken')")
+        while db.execute("select 1 from pg_stat_activity where backend_type = 'walsender'").fetchone():
+            db.execute("select pg_sleep(0.05)")
 
 
 def _check_lost(server: LocalPostgres) -> None:

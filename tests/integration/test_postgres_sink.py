@@ -15,6 +15,7 @@ from sync_hub.errors import ConfigError, Fatal, Rejected
 from sync_hub.model import ABSENT, Column, RowChange, Table, TableWrite
 from sync_hub.testing.sink_case import Writer
 from tests.servers.kafka import unavailable
+from tests.servers.postgres import running
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 
@@ -297,11 +298,8 @@ def test_update_of_a_key_that_only_looks_different_writes_the_new_spelling(write
 def debian_server(server_folder: Path) -> Iterator[LocalPostgres]:
     if not (DEBIAN_15 / "postgres").exists():
         unavailable("needs Debian's postgresql-15, which has ICU and is a second version")
-    (server_folder / "debian").mkdir()
-    server = LocalPostgres(server_folder / "debian", settings={"fsync": "off"}, binaries=DEBIAN_15)
-    server.start()
-    yield server
-    server.stop("immediate")
+    with running(server_folder, "debian", programs=DEBIAN_15) as server:
+        yield server
 
 
 def test_changed_key_under_a_collation_that_ignores_case_on_postgresql_15(debian_server: LocalPostgres) -> None:

@@ -18,6 +18,7 @@ from connectors.sinks.postgres import PostgresSink
 from sync_hub.errors import ConfigError, Fatal, OffsetsMoved, Rejected, SyncHubError, Unavailable
 from sync_hub.model import Column, RowChange, SinkBatch, Table, TableWrite
 from sync_hub.testing.sink_case import CUSTOMERS, Writer, first_offset, moved, upserts
+from tests.servers.postgres import running
 
 
 def sql(dsn: str, statement: str) -> list[tuple[Any, ...]]:
@@ -259,11 +260,8 @@ def test_commit_whose_answer_was_lost_is_not_applied_twice(
 @pytest.fixture(scope="module")
 def own_server(server_folder: Path) -> Iterator[LocalPostgres]:
     """A server that tests may stop and reconfigure."""
-    (server_folder / "faults").mkdir()
-    server = LocalPostgres(server_folder / "faults", settings={"fsync": "off"})
-    server.start()
-    yield server
-    server.stop("immediate")
+    with running(server_folder, "faults") as server:
+        yield server
 
 
 def test_server_restarted_between_and_during_writes(own_server: LocalPostgres) -> None:
