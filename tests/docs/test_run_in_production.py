@@ -13,9 +13,9 @@ import psycopg
 import pytest
 
 from connectors.local_postgres import BINARIES, LocalPostgres, free_port
-from tests.conftest import _database
 from tests.docs.pages import DOCS, blocks
 from tests.docs.shell import Shell, wait_until
+from tests.servers.postgres import database
 
 PAGE = DOCS / "how-to" / "run-in-production.md"
 TABLE = """
@@ -35,7 +35,8 @@ fields:
 
 @pytest.fixture
 def state_dsn(target_server: LocalPostgres) -> Iterator[str]:
-    yield from _database(target_server)
+    with database(target_server) as dsn:
+        yield dsn
 
 
 def test_what_is_done_every_day_and_to_load_again_works_as_written(

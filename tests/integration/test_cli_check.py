@@ -14,8 +14,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.conftest import _drop_slot
 from tests.integration.test_cli import PROGRAM, Project, loaded, wait_until
+from tests.servers.postgres import drop_slot
 
 CONFIG = """
 hub: {{name: looked, state: "sqlite:///left/state.db"}}
@@ -183,7 +183,7 @@ def test_what_an_earlier_run_left_is_proven(project: Project, hub: subprocess.Po
     views.close()
 
     with psycopg.connect(source_dsn, autocommit=True) as connection:
-        _drop_slot(connection, SLOT)
+        drop_slot(connection, SLOT)
     found = errors(project, 1)
     assert set(found) == {"slot_lost"}
     assert found["slot_lost"]["path"] == "sources.erp"

@@ -83,11 +83,11 @@ def _drop_database(server: LocalPostgres, name: str) -> None:
             "select pg_terminate_backend(active_pid) from pg_replication_slots where database = %s and active", (name,)
         )
         for (slot,) in connection.execute("select slot_name from pg_replication_slots where database = %s", (name,)):
-            _drop_slot(connection, slot)
+            drop_slot(connection, slot)
         connection.execute(f'drop database if exists "{name}" with (force)')
 
 
-def _drop_slot(connection: psycopg.Connection[tuple[object, ...]], slot: str) -> None:
+def drop_slot(connection: psycopg.Connection[tuple[object, ...]], slot: str) -> None:
     """Drop a slot whose walsender may still be going down."""
     for _ in range(200):
         try:
