@@ -200,7 +200,11 @@ def coalesce(changes: Iterable[RowChange]) -> list[list[RowChange]]:
     first = layers[0]
     for change in changes:
         key = change.key
-        level = depth.get(key, 0)
+        try:
+            level = depth.get(key, 0)
+        except TypeError:
+            key = _hashable(key)
+            level = depth.get(key, 0)
         previous = layers[level].get(key) if level else first.get(key)
         if previous is None:
             first[key] = change
@@ -214,6 +218,11 @@ def coalesce(changes: Iterable[RowChange]) -> list[list[RowChange]]:
             merged = change
         layers[level][key] = merged
     return [list(layer.values()) for layer in layers if layer]
+
+
+def _hashable(value: Any) -> Any:
+    """A key as something to find it by: arrays travel as lists."""
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
 
 
 def _merged(previous: RowChange, change: RowChange) -> RowChange | None:

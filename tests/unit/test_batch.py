@@ -218,6 +218,13 @@ def test_an_event_with_absent_columns_never_replaces_one_that_has_them() -> None
     assert coalesce([whole, partial]) == [[RowChange("upsert", (1,), (1, "text", 6))]]
 
 
+def test_changes_of_array_keys_are_coalesced_and_keep_their_keys() -> None:
+    first = RowChange("upsert", (1, ["a", ["b"]]), (1, ["a", ["b"]], "first"))
+    other = RowChange("upsert", (1, ["a", ["c"]]), (1, ["a", ["c"]], "other"))
+    gone = RowChange("delete", (1, ["a", ["b"]]))
+    assert coalesce([first, other, gone]) == [[gone, other]]
+
+
 def test_items_keep_their_place() -> None:
     assert Item(1, 2, event(3)).event.id == event(3).version[13:]
     assert msgspec.structs.asdict(offset())["next_offset"] == 0
