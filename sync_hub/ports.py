@@ -113,6 +113,10 @@ class Source(Protocol):
         """
         ...
 
+    def event_keys(self, table: str, keys: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | None]:
+        """These keys, whatever spelling their values have, as events spell them; None for what no row can have."""
+        ...
+
     def checksum(self, table: str, columns: Sequence[str], after: tuple[Any, ...] | None, rows: int) -> RangeSum | None:
         """The sum over these columns of the next `rows` rows by key after `after`, made by the source itself.
 
@@ -308,14 +312,27 @@ class Sink(Protocol):
         self,
         table: str,
         columns: Sequence[str],
-        keys: Sequence[Sequence[Any]] | None = None,
-        key: Sequence[str] = (),
         *,
         mapping: str = "",
     ) -> Iterator[tuple[Any, ...]]:
-        """Rows as wire values in the order of `columns`, streamed; all, or those whose `key` columns equal `keys`.
+        """All rows as wire values in the order of `columns`, streamed.
 
         With `mapping`, only rows that are there for this mapping, where several share the table.
+        """
+        ...
+
+    def find_rows(
+        self,
+        table: str,
+        columns: Sequence[str],
+        key: Sequence[str],
+        keys: Sequence[Sequence[Any]],
+        *,
+        mapping: str = "",
+    ) -> list[tuple[Any, ...] | None]:
+        """For each of `keys` the row whose `key` columns equal it, as a write would find it; None: there is none.
+
+        Values and `mapping` are as in `read_rows`. Raises `Rejected` when a key has a value that is none of its column.
         """
         ...
 

@@ -15,6 +15,7 @@ from sync_hub.errors import Fatal
 from sync_hub.model import Column, RangeSum, Table
 
 FETCH_ROWS: Final = 2000
+_PLACE: Final = Column("place", "bigint")
 _ROUNDED: Final = ("numeric", "timestamp", "time", "interval")
 
 
@@ -36,27 +37,35 @@ def everything(
             return
 
 
-def by_keys(
+def find(
     cursor: RawCursor[Any],
     table: Table,
     columns: Sequence[str],
-    keys: Sequence[Sequence[Any]],
     key: Sequence[str],
-    flag: str = "",
-) -> list[tuple[Any, ...]]:
-    """The rows whose key columns equal one of the keys, as the table compares; in no particular order."""
+    keys: Sequence[Sequence[Any]],
+    flag: str,
+) -> list[tuple[Any, ...] | None]:
+    """For each of the keys the row whose key columns equal it, as the table compares."""
     if not keys:
         return []
     described, parts = _columns(table, columns), _columns(table, key)
     texts = [
-        list(map(from_wire(part.type), values)) for part, values in zip(parts, zip(*keys, strict=True), strict=True)
+        [None if value is None else from_wire(part.type)(value) for value in values]
+        for part, values in zip(parts, zip(*keys, strict=True), strict=True)
     ]
     arrays = ", ".join(f"${number}::text[]" for number in range(1, len(parts) + 1))
     names = ", ".join(f"k{number}" for number in range(len(parts)))
     equal = " and ".join(f"t.{quote(part.name)} = k.k{number}::{cast_type(part)}" for number, part in enumerate(parts))
-    present = _present(table, flag, "where")
-    cursor.execute(f"{_select(table, described)} join unnest({arrays}) as k ({names}) on {equal}{present}", texts)
-    return _rows(cursor, described)
+    wanted = ", ".join(f"t.{quote(column.name)}" for column in described)
+    cursor.execute(
+        f"select k.place, {wanted} from {quote_table(table.schema, table.name)} t"
+        f" join unnest({arrays}) with ordinality as k ({names}, place) on {equal}{_present(table, flag, 'where')}",
+        texts,
+    )
+    found: list[tuple[Any, ...] | None] = [None] * len(keys)
+    for place, *values in _rows(cursor, [_PLACE, *described]):
+        found[place - 1] = tuple(values)
+    return found
 
 
 Between = tuple[tuple[Any, ...] | None, tuple[Any, ...] | None]

@@ -153,17 +153,11 @@ class PostgresSink:
         self,
         table: str,
         columns: Sequence[str],
-        keys: Sequence[Sequence[Any]] | None = None,
-        key: Sequence[str] = (),
         *,
         mapping: str = "",
     ) -> Iterator[tuple[Any, ...]]:
-        """Rows as wire values. Reading all of them holds a connection and a snapshot of its own until the end."""
+        """Rows as wire values. Holds a connection and a snapshot of its own until the end."""
         found, flag = self._described(table), flag_column(mapping) if mapping else ""
-        if keys is not None:
-            with self._translated():
-                yield from pgread.by_keys(self._cursor(), found, columns, keys, key, flag)
-            return
         connection = self._connect()
         try:
             yield from pgread.everything(connection, found, columns, flag)
@@ -171,6 +165,20 @@ class PostgresSink:
             raise classify(error, self._who) from error
         finally:
             connection.close()
+
+    def find_rows(
+        self,
+        table: str,
+        columns: Sequence[str],
+        key: Sequence[str],
+        keys: Sequence[Sequence[Any]],
+        *,
+        mapping: str = "",
+    ) -> list[tuple[Any, ...] | None]:
+        """The row of each key: see `Sink.find_rows`."""
+        with self._translated():
+            flag = flag_column(mapping) if mapping else ""
+            return pgread.find(self._cursor(), self._described(table), columns, key, keys, flag)
 
     def checksum(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -200,29 +199,12 @@ class SqliteSink:
         self,
         table: str,
         columns: Sequence[str],
-        keys: Sequence[Sequence[Any]] | None = None,
-        key: Sequence[str] = (),
         *,
         mapping: str = "",
     ) -> Iterator[tuple[Any, ...]]:
-        """Rows as wire values. Reading all of them holds a snapshot until the end, so that the file's log grows."""
-        with translated(self._path):
-            described = self._described(table)
+        """Rows as wire values. Holds a snapshot until the end, so that the file's log grows."""
+        described, select = self._select(table, columns, mapping)
         kinds = [_kind(described, name) for name in columns]
-        names = ", ".join(map(quote, columns))
-        flag = flag_column(mapping) if mapping else ""
-        present = quote(flag) if any(column.name == flag for column in described.table.columns) else "true"
-        select = f"select {names} from {quote(described.table.name)} where {present}"
-        if keys is not None:
-            parts = [_kind(described, name) for name in key]
-            where = " and ".join(f"{quote(name)} = ?" for name in key)
-            stored = _rows(keys, parts) if keys else ()
-            with read_transaction(self._connection(), self._path) as connection:
-                read = [connection.execute(f"{select} and {where}", values).fetchall() for values in stored]
-            found = list(chain.from_iterable(read))
-            if found:
-                yield from _wire(found, kinds)
-            return
         lock = WriteLock(self._path, timeout_seconds=self._timeout_seconds)
         reader = connect(self._path, lock, timeout_seconds=self._timeout_seconds)
         try:
@@ -232,6 +214,24 @@ class SqliteSink:
                     yield from _wire(rows, kinds)
         finally:
             close(reader, lock)
+
+    def find_rows(
+        self,
+        table: str,
+        columns: Sequence[str],
+        key: Sequence[str],
+        keys: Sequence[Sequence[Any]],
+        *,
+        mapping: str = "",
+    ) -> list[tuple[Any, ...] | None]:
+        """The row of each key: see `Sink.find_rows`."""
+        described, select = self._select(table, columns, mapping)
+        where = " and ".join(f"{quote(name)} = ?" for name in key)
+        stored = _rows(keys, [_kind(described, name) for name in key]) if keys else []
+        with read_transaction(self._connection(), self._path) as connection:
+            read = [connection.execute(f"{select} and {where}", values).fetchone() for values in stored]
+        found = iter(_wire([row for row in read if row], [_kind(described, name) for name in columns]))
+        return [next(found) if row else None for row in read]
 
     def checksum(
         self,
@@ -301,6 +301,14 @@ class SqliteSink:
             )
         return found
 
+    def _select(self, table: str, columns: Sequence[str], mapping: str) -> tuple[Described, str]:
+        """The table, and a query for these columns of the rows that are there for the mapping."""
+        with translated(self._path):
+            described = self._described(table)
+        flag = flag_column(mapping) if mapping else ""
+        present = quote(flag) if any(column.name == flag for column in described.table.columns) else "true"
+        return described, f"select {', '.join(map(quote, columns))} from {quote(described.table.name)} where {present}"
+
     def _look_for_ddl(self, connection: sqlite3.Connection) -> None:
         version = connection.execute("pragma schema_version").fetchone()[0]
         if version != self._schema_version:
@@ -363,6 +371,8 @@ def _rows(rows: Sequence[Sequence[Any]], kinds: Sequence[Kind], places: Present 
 
 
 def _wire(rows: Sequence[tuple[Any, ...]], kinds: Sequence[Kind]) -> Iterator[tuple[Any, ...]]:
+    if not rows:
+        return iter(())
     columns = (to_wire(values, kind) for values, kind in zip(zip(*rows, strict=True), kinds, strict=True))
     return zip(*columns, strict=True)
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from connectors.pgtypes import SUM_KIND, can_sum, canonical_key, from_wire, summed, wire_converter
 from connectors.postgresql import quote, quote_table
+from sync_hub.errors import Rejected
 from sync_hub.model import Column, RangeSum, Table
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -146,7 +147,31 @@ class TableReader:
             parameters.append("true")
         return (f"where {' and '.join(conditions)}" if conditions else ""), parameters
 
-    def takes(self, connection: Connection, keys: Sequence[Mapping[str, Any]]) -> bool:
+    def event_keys(self, connection: Connection, keys: Sequence[Mapping[str, Any]]) -> list[Row | None]:
+        """Keys as events spell them, whatever spelling was given; None for what no row can have."""
+        spelled: list[Row | None] = []
+        for key in keys:
+            try:
+                spelled.append(self.canonical(key))
+            except (ValueError, TypeError, KeyError, IndexError, Rejected):
+                spelled.append(None)
+        for start in range(0, len(keys), KEYS_PER_SELECT):
+            self._leave_out(connection, spelled, range(start, min(start + KEYS_PER_SELECT, len(keys))))
+        return spelled
+
+    def _leave_out(self, connection: Connection, keys: list[Row | None], places: range) -> None:
+        """Put None in the place of each key that the server does not take for one, found by halves."""
+        known = [key for key in keys[places.start : places.stop] if key is not None]
+        if not known or self._takes(connection, known):
+            return
+        if len(places) == 1:
+            keys[places.start] = None
+            return
+        middle = len(places) // 2
+        for half in (places[:middle], places[middle:]):
+            self._leave_out(connection, keys, half)
+
+    def _takes(self, connection: Connection, keys: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the key's types take all these values."""
         names = ", ".join(f"k{number}" for number in range(len(self.key)))
         arrays = ", ".join(f"{PLACE}::text[]" for _ in self.key)

@@ -161,10 +161,9 @@ class PostgresSource:
         if not self._chunks.tracking:
             raise Fatal("chunk_without_tracking", "`track` and `fence` must come before chunks")
         reader = self._reader(request.table)
-        asked, impossible = _asked(reader, request)
         with self._queries.use() as connection:
+            asked, impossible = _asked(connection, reader, request)
             try:
-                impossible += _leave_out_impossible(connection, reader, request, asked)
                 page, last_key = self._page(connection, reader, request, list(asked.values()))
             except psycopg.OperationalError:
                 raise
@@ -230,6 +229,11 @@ class PostgresSource:
         with self._queries.use() as connection:
             page = reader.chunk(connection, after, rows, where, size_bytes=CHUNK_BYTES)
         return page.rows, tuple(page.last_key) if page.cut or len(page.rows) == rows else None
+
+    def event_keys(self, table: str, keys: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | None]:
+        """Keys as events spell them: see `Source.event_keys`."""
+        with self._queries.use() as connection:
+            return self._kept_reader(table).event_keys(connection, keys)
 
     def checksum(self, table: str, columns: Sequence[str], after: tuple[Any, ...] | None, rows: int) -> RangeSum | None:
         """The sum over the next rows by key: see `Source.checksum`."""
@@ -334,32 +338,20 @@ class PostgresSource:
         return Fetched(rows, found.answered, parse_snapshot(found.snapshot))
 
 
-def _asked(reader: TableReader, request: ChunkRequest) -> tuple[dict[Hashable, dict[str, Any]], list[dict[str, Any]]]:
+def _asked(
+    connection: pgcatalog.Connection, reader: TableReader, request: ChunkRequest
+) -> tuple[dict[Hashable, dict[str, Any]], list[dict[str, Any]]]:
     """The keys that a request names, as events spell them; and those of a probe that no row can have, as given."""
-    asked, impossible = {}, []
-    for given in request.keys:
+    impossible = []
+    if request.check:
+        spelled = reader.event_keys(connection, request.keys)
+        impossible = [given for given, key in zip(request.keys, spelled, strict=True) if key is None]
+    else:
         try:
-            key = reader.canonical(given)
+            spelled = [reader.canonical(given) for given in request.keys]
         except (ValueError, TypeError, KeyError, IndexError, Rejected) as error:
-            if not request.check:
-                raise _bad_keys(request, str(error)) from error
-            impossible.append(given)
-        else:
-            asked[key_identity(key)] = key
-    return asked, impossible
-
-
-def _leave_out_impossible(
-    connection: pgcatalog.Connection, reader: TableReader, request: ChunkRequest, asked: dict[Hashable, dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Take out of a probe's keys what the server does not take for a key; returns it.
-
-    A probe asks for what a target alone has, too: that may be a number out of range, or no number at all.
-    """
-    if not request.check or reader.takes(connection, list(asked.values())):
-        return []
-    strange = [identity for identity, key in asked.items() if not reader.takes(connection, [key])]
-    return [asked.pop(identity) for identity in strange]
+            raise _bad_keys(request, str(error)) from error
+    return {key_identity(key): key for key in spelled if key is not None}, impossible
 
 
 def _bad_keys(request: ChunkRequest, reason: str) -> ConfigError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sync_hub.errors import Fatal, Rejected
@@ -39,6 +39,7 @@ class Comparer:
         self.key = mapping.key
         self._places = [mapping.columns.index(name) for name in self.columns]
         self._key_places = [self.columns.index(name) for name in mapping.key]
+        self._written_key = [mapping.columns.index(name) for name in mapping.key]
         types = {column.name: column.type for column in target.columns}
         missing = [name for name in mapping.columns if name not in types]
         if missing:
@@ -48,20 +49,24 @@ class Comparer:
                 hint="add the column, or change the mapping",
             )
         self._convert = [comparable(types[name]) for name in self.columns]
-        self._convert_key = [comparable(types[name]) for name in mapping.key]
 
-    def identity(self, key: Sequence[Any]) -> Hashable:
-        """A target key as something that is equal for equal keys."""
-        return tuple(convert(value) for convert, value in zip(self._convert_key, key, strict=True))
+    def key_of(self, row: Values) -> Values:
+        """The key of a row of `columns`."""
+        return tuple([row[place] for place in self._key_places])
 
-    def digest(self, key: Sequence[Any]) -> int:
-        """64 bits of a target key. Of its text, because hashes of numbers collide: hash(-1) is hash(-2)."""
-        return hash(repr(self.identity(key)))
+    def written_key(self, one: Expected) -> Values:
+        """Under which key a row is looked for: what was written counts, where it is spelled as the source spells it."""
+        return one.key if one.values is None else tuple([one.values[place] for place in self._written_key])
 
-    def read(self, keys: Sequence[Values]) -> dict[Hashable, Values]:
-        """The target's rows with these keys that are there for this mapping, by their identity."""
-        rows = self._sink.read_rows(self._table, self.columns, keys, self.key, mapping=self._mapping.spec.name)
-        return {self.identity([row[place] for place in self._key_places]): row for row in rows}
+    def find(self, keys: Sequence[Values]) -> list[Values | None]:
+        """For each key the target's row that is there for this mapping, found as the target itself compares keys."""
+        return self._sink.find_rows(self._table, self.columns, self.key, keys, mapping=self._mapping.spec.name)
+
+    def found(self, expected: Sequence[Expected]) -> list[Values | None]:
+        """For each the target's row; None, too, where nothing is known of its key."""
+        known = [one for one in expected if one.error is None]
+        rows = iter(self.find([self.written_key(one) for one in known]))
+        return [next(rows) if one.error is None else None for one in expected]
 
     def compared(self, values: Values) -> Values:
         """Of all mapped values those that are compared."""
@@ -122,19 +127,34 @@ def judge(
 
     `keeps`: rows that should not be there are wanted, because the mapping keeps what is gone from the source.
     """
-    found = comparer.read([one.key for one in expected if one.error is None])
+    return judged(comparer, keys, expected, comparer.found(expected), keeps=keeps)
+
+
+def judged(
+    comparer: Comparer,
+    keys: Sequence[Mapping[str, Any]],
+    expected: Sequence[Expected],
+    found: Sequence[Values | None],
+    *,
+    keeps: bool,
+) -> list[Probe]:
+    """As `judge`, with the target's rows as they were found."""
     both = [
-        (comparer.compared(one.values), found[comparer.identity(one.key)])
-        for one in expected
-        if one.values is not None and comparer.identity(one.key) in found
+        (comparer.compared(one.values), actual)
+        for one, actual in zip(expected, found, strict=True)
+        if one.values is not None and actual is not None
     ]
     differing = iter(comparer.differences(both))
     answers = []
-    for key, one in zip(keys, expected, strict=True):
-        actual = None if one.error is not None else found.get(comparer.identity(one.key))
+    for key, one, actual in zip(keys, expected, found, strict=True):
         compared = None if one.values is None else comparer.compared(one.values)
         answers.append(_answer(dict(key), one._replace(values=compared), actual, differing, keeps=keeps))
     return answers
+
+
+def digest(key: Sequence[Any]) -> int:
+    """64 bits of a target key. Of its text, because hashes of numbers collide: hash(-1) is hash(-2)."""
+    return hash(repr(tuple(key)))
 
 
 def _answer(

@@ -13,7 +13,7 @@ from sync_hub.envelope import topic_name
 from sync_hub.errors import Unavailable
 from sync_hub.model import RangeSum
 from sync_hub.ports import Sink, Source
-from sync_hub.runtime.compare import judge
+from sync_hub.runtime.compare import digest, judged
 from sync_hub.runtime.lag import CLOCK_RECORDS, Clock, passed
 from sync_hub.runtime.tally import Tally
 from sync_hub.runtime.view import View
@@ -126,14 +126,17 @@ class FirstLook:
                 break
         known = set(seen)
         keys = self._sink.keys_between(self._view.target, self._view.mapping.key, between, mapping=self._view.name)
-        extra = [key for key in keys if self._view.comparer.digest(key) not in known]
+        extra = [key for key in keys if digest(key) not in known]
         return suspects + [self._view.source_key(key) for key in extra]
 
     def _page(self, rows: Sequence[dict[str, Any]], seen: array[int]) -> list[dict[str, Any]]:
+        comparer = self._view.comparer
         keys = [self._view.event_key(row) for row in rows]
         expected = self._view.expected(rows, keys)
-        answers = judge(self._view.comparer, keys, expected, keeps=self._view.keeps)
-        seen.extend(self._view.comparer.digest(one.key) for one in expected if one.values is not None)
+        found = comparer.found(expected)
+        answers = judged(comparer, keys, expected, found, keeps=self._view.keeps)
+        for one, row in zip(expected, found, strict=True):
+            seen.append(digest(comparer.written_key(one) if row is None else comparer.key_of(row)))
         counts = counted(answers)
         agreed = {name: counts.get(name, 0) for name in ("matched", "kept", "parked")}
         self._tally.add(rows_done=len(rows), **agreed)
@@ -146,39 +149,41 @@ class FirstLook:
         extra = []
         for key in self._sink.read_rows(self._view.target, self._view.mapping.key, mapping=self._view.name):
             self._tally.turn()
-            if not _contains(known, self._view.comparer.digest(key)):
-                extra.append(tuple(key))
+            if not _contains(known, digest(key)):
+                extra.append(key)
                 if self._tally.stopped:
                     return []
         if self._view.keeps:
             self._tally.add(kept=len(extra))
             return []
-        if self._view.undone:
-            return [self._view.source_key(key) for key in extra]
-        self._second_look(extra)
-        return []
+        asked = self._askable(extra) if self._view.undone else [None] * len(extra)
+        self._second_look([key for key, source_key in zip(extra, asked, strict=True) if source_key is None])
+        return [source_key for source_key in asked if source_key is not None]
+
+    def _askable(self, keys: Sequence[tuple[Any, ...]]) -> list[dict[str, Any] | None]:
+        """The source's keys of target keys, None where the source can have no such key."""
+        return self._source.event_keys(self._view.table.full_name, [self._view.source_key(key) for key in keys])
 
     def _second_look(self, extra: list[tuple[Any, ...]]) -> None:
         """Keys that are computed cannot be asked for at the source: look at all of it again for rows that make them.
 
         What is still in the target when all that was committed before is applied, as it was, is extra.
         """
-        before = self._view.comparer.read(extra)
+        comparer = self._view.comparer
+        before = {repr(key): row for key, row in zip(extra, comparer.find(extra), strict=True) if row is not None}
         after: tuple[Any, ...] | None = None
         while before and not self._tally.stopped:
             rows, after = self._source.read_page(self._view.table.full_name, after, PAGE_ROWS)
-            for one in self._view.expected(rows, [self._view.event_key(row) for row in rows]):
-                before.pop(self._view.comparer.identity(one.key), None)
+            for row in comparer.found(self._view.expected(rows, [self._view.event_key(row) for row in rows])):
+                if row is not None:
+                    before.pop(repr(comparer.key_of(row)), None)
             self._tally.turn()
             if after is None:
                 break
         if before and self._proven_past():
-            now = self._view.comparer.read(extra)
-            identities = {self._view.comparer.identity(key): key for key in extra}
+            now = comparer.find(extra)
             still = [
-                key
-                for identity, key in identities.items()
-                if identity in before and before[identity] == now.get(identity)
+                key for key, row in zip(extra, now, strict=True) if row is not None and before.get(repr(key)) == row
             ]
             examples = [f"{', '.join(map(str, key))}: extra" for key in still]
             self._tally.example(examples)

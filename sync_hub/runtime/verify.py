@@ -174,11 +174,11 @@ class Run:
         now = source.describe(pipeline.table)
         tally.report = replace(tally.report, rows_estimated=max(0, now.rows_estimated if now is not None else 0))
         view = self._view(pipeline, sink)
-        suspects = [dict(key) for key in asked.options.keys]
+        suspects: Sequence[dict[str, Any]] = asked.options.keys
         if not suspects:
             suspects = FirstLook(view, (source, sink), pipeline, asked.options, tally, self._state).suspects()
         if not tally.stopped:
-            Questions(view, pipeline, asked, tally, self._state).ask(suspects)
+            Questions(view, pipeline, asked, tally, self._state).ask(_event_keys(source, pipeline.table, suspects))
         return None if tally.stopped else replace(asked, state="done", report=tally.report)
 
     def _loaded_pipeline(self) -> Pipeline:
@@ -206,3 +206,16 @@ class Run:
         if target is None:
             raise Fatal("target_table_missing", f"there is no table {mapping.spec.target_table} in {pipeline.target}")
         return View(mapping, table, target, Comparer(mapping, target, sink))
+
+
+def _event_keys(source: Source, table: str, keys: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Keys as events spell them. Raises `ConfigError` for one that no row of the table can have."""
+    spelled = source.event_keys(table, keys)
+    strange = next((given for given, key in zip(keys, spelled, strict=True) if key is None), None)
+    if strange is not None:
+        raise ConfigError(
+            "bad_key",
+            f"{table}: {strange} is no key of this table",
+            hint="give every column of the key a value of its type",
+        )
+    return [key for key in spelled if key is not None]

@@ -265,8 +265,8 @@ class SinkRowsContract:
         )
         assert sorted(shared.sink.read_rows("people", ["id"], mapping="contacts")) == [(1,), (3,)]
         assert sorted(shared.sink.read_rows("people", ["id"], mapping="customers")) == [(1,), (2,)]
-        read = shared.sink.read_rows("people", ["id"], [(1,), (2,), (3,)], ["id"], mapping="contacts")
-        assert sorted(read) == [(1,), (3,)]
+        read = shared.sink.find_rows("people", ["id"], ["id"], [(1,), (2,), (3,)], mapping="contacts")
+        assert read == [(1,), None, (3,)]
         assert sorted(shared.sink.read_rows("people", ["id"])) == [(1,), (2,), (3,)]
 
     def test_partial_row_does_not_bring_back_a_part_that_was_deleted(self, shared: Writer) -> None:

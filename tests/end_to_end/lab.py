@@ -7,12 +7,15 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from sync_hub.state_snapshots import new_id
+from sync_hub.state_verifications import Report, Verification, VerificationOptions
 from tests.end_to_end.hub import Hub, wait_until
 from tests.end_to_end.workload import Writer
 
@@ -115,6 +118,29 @@ class Lab(Hub):
         done = self.cli("resume", name)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def verify(self, *pipelines: str, **options: Any) -> list[Report]:
+        """Have pipelines verified, and wait for the reports."""
+        finished = self.verified(*pipelines, **options)
+        assert [one.state for one in finished] == ["done"] * len(finished), f"{finished}\n{self.log()[-3000:]}"
+        return [one.report for one in finished]
+
+    def verified(self, *pipelines: str, **options: Any) -> list[Verification]:
+        """Have pipelines verified, and wait until that has come to an end, whichever."""
+        chosen = VerificationOptions(**options)
+        asked = [Verification(new_id(), name, options=chosen, asked_at=time.time()) for name in pipelines]
+        self.state.verifications.ask(asked)
+        names = [one.id for one in asked]
+
+        def done() -> list[Verification]:
+            found = {one.id: one for one in self.state.verifications.find(names)}
+            return [found[name] for name in names] if all(one.finished_at for one in found.values()) else []
+
+        try:
+            return list(wait_until(done, "verified", 60))
+        except AssertionError as error:
+            found = self.state.verifications.find(names)
+            raise AssertionError(f"{error}: {found}\n{self.log()[-3000:]}") from error
 
     def agrees(self) -> None:
         """Everything is applied, and every view is what its mapping makes of its source."""

@@ -12,18 +12,39 @@ from tests.end_to_end.lab import Lab, execute, query
 from tests.servers.postgres import database
 
 TABLES = """
+create extension if not exists citext;
 create table tags (words text[] primary key, note text);
+create table prices (price numeric(8,3), shop numeric, note text, primary key (price, shop));
+create table codes (code char(6) primary key, note text);
+create table spans (span interval primary key, note text);
+create table names (name citext primary key, note text);
+create table counted (id integer primary key, note text);
 """
 ROWS = """
 insert into tags values ('{}', 'none'), ('{a}', 'one'), ('{a,NULL}', 'half'), ('{a,b}', 'two');
+insert into prices select n / 2.0, n + 0.50, 'note' from generate_series(-5, 20) n;
+insert into codes select 'c' || n, 'note' from generate_series(1, 20) n;
+insert into spans select n * interval '1 month 3 days 01:30:00.5', 'note' from generate_series(1, 20) n;
+insert into names select 'Name ' || n, 'note' from generate_series(1, 20) n;
+insert into counted select n, 'note' from generate_series(-5, 20) n;
 """
+COPIES = {"tags": "words", "prices": "price, shop", "codes": "code", "spans": "span", "names": "name"}
 MAPPINGS = """
-mapping: tags
-from: {source: {source}, table: public.tags}
-to: {target: crm, table: tags, create: true}
-key: [words]
+mapping: counted
+from: {source: {source}, table: public.counted}
+to: {target: crm, table: counted}
+key: [id]
+copy: all
+""" + "".join(
+    f"""---
+mapping: {name}
+from: {{source: {{source}}, table: public.{name}}}
+to: {{target: crm, table: {name}, create: true}}
+key: [{key}]
 copy: all
 """
+    for name, key in COPIES.items()
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +54,12 @@ def lab(
     """A hub with rows in all its views."""
     with database(source_server) as source, database(target_server) as target:
         execute(source, TABLES, ROWS)
-        name, tables = f"k{uuid.uuid4().hex[:8]}", "public.tags"
+        execute(
+            target,
+            "create extension if not exists citext; create table names (name citext primary key, note text);",
+            "create table counted (id text primary key, note text)",
+        )
+        name, tables = f"k{uuid.uuid4().hex[:8]}", ", ".join(f"public.{one}" for one in ("counted", *COPIES))
         lab = Lab(tmp_path_factory.mktemp("keys"), name, source, target, MAPPINGS, tables=tables)
         lab.start()
         try:
@@ -56,4 +82,32 @@ def test_rows_are_keyed_by_arrays(lab: Lab) -> None:
         (["a", None], "changed"),
         (["c", "d"], "two"),
     ]
-    lab.agrees()
+    (report,) = lab.verify("tags")
+    assert (report.agrees, report.matched) == (True, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "different", "gone", "extra"),
+    [
+        ("prices", "price = 1.5", "price = 2.5", "(77.5, 1.50, 'extra')"),
+        ("codes", "code = 'c2'", "code = 'c3'", "('x', 'extra')"),
+        ("spans", "span = '2 months 6 days 03:00:01'", "span = '99 days 04:30:01.5'", "('1 year', 'extra')"),
+        ("names", "name = 'name 2'", "name = 'name 3'", "('NAME 100', 'extra')"),
+        ("counted", "id = '2'", "id = '-3'", "('100', 'extra')"),
+    ],
+)
+def test_what_differs_under_a_key_is_found_and_repaired_however_the_key_is_spelled(
+    lab: Lab, name: str, different: str, gone: str, extra: str
+) -> None:
+    (equal,) = lab.verify(name)
+    assert (equal.agrees, equal.matched, equal.busy) == (True, equal.rows_done, 0)
+    execute(
+        lab.target,
+        f"update {name} set note = 'broken' where {different}",
+        f"delete from {name} where {gone}",
+        f"insert into {name} values {extra}",
+    )
+    (found,) = lab.verify(name)
+    assert (found.different, found.missing, found.extra, found.busy) == (1, 1, 1, 0)
+    (repaired,) = lab.verify(name, repair=True)
+    assert (repaired.repaired, repaired.agrees, repaired.matched) == (3, True, equal.matched)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import time
 import uuid
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from connectors.local_postgres import LocalPostgres
-from sync_hub.state_snapshots import new_id
-from sync_hub.state_verifications import Report, Verification, VerificationOptions
 from tests.end_to_end.hub import wait_until
 from tests.end_to_end.lab import Lab, execute, query
 from tests.end_to_end.workload import SCHEMA
@@ -102,28 +98,8 @@ def lab(
             lab.close()
 
 
-def verify(lab: Lab, *pipelines: str, **options: Any) -> list[Report]:
-    """Have pipelines verified, and wait for the reports."""
-    asked = [
-        Verification(new_id(), name, options=VerificationOptions(**options), asked_at=time.time()) for name in pipelines
-    ]
-    lab.state.verifications.ask(asked)
-    names = [one.id for one in asked]
-
-    def done() -> list[Verification]:
-        found = {one.id: one for one in lab.state.verifications.find(names)}
-        return [found[name] for name in names] if all(one.finished_at for one in found.values()) else []
-
-    try:
-        finished: Sequence[Verification] = wait_until(done, "verified", 60)
-    except AssertionError as error:
-        raise AssertionError(f"{error}: {lab.state.verifications.find(names)}\n{lab.log()[-3000:]}") from error
-    assert [one.state for one in finished] == ["done"] * len(names), f"{finished}\n{lab.log()[-3000:]}"
-    return [one.report for one in finished]
-
-
 def test_equal_views_agree(lab: Lab) -> None:
-    accounts, orders, computed, kept = verify(lab, "accounts_to_crm", "orders_to_wh", "computed_key", "kept")
+    accounts, orders, computed, kept = lab.verify("accounts_to_crm", "orders_to_wh", "computed_key", "kept")
     assert (accounts.matched, accounts.rows_done, accounts.agrees) == (400, 500, True)
     assert (orders.matched, orders.agrees) == (5000, True)
     assert (computed.matched, computed.agrees) == (5000, True)
@@ -139,18 +115,18 @@ def test_what_was_broken_by_hand_is_found_and_repaired(lab: Lab) -> None:
         "insert into account_view (account, title) values (100000, 'extra'), (5, 'its source row is not active')",
         "insert into kept values (777777, 'gone at the source')",
     )
-    accounts, kept = verify(lab, "accounts_to_crm", "kept")
+    accounts, kept = lab.verify("accounts_to_crm", "kept")
     assert (accounts.matched, accounts.different, accounts.missing, accounts.extra) == (396, 3, 1, 2)
     assert accounts.columns == {"title": 1, "balance": 2, "big": 2}
     assert "id=1: different in title" in accounts.examples
     assert (kept.matched, kept.kept, kept.agrees) == (500, 1, True)
-    (repaired,) = verify(lab, "accounts_to_crm", repair=True)
+    (repaired,) = lab.verify("accounts_to_crm", repair=True)
     assert (repaired.repaired, repaired.agrees, repaired.matched) == (6, True, 400)
     lab.agrees()
 
 
 def test_plain_copies_are_compared_by_ranges_and_broken_rows_found_in_them(lab: Lab) -> None:
-    (equal,) = verify(lab, "plain")
+    (equal,) = lab.verify("plain")
     assert (equal.matched, equal.rows_done, equal.agrees) == (45001, 45001, True)
     execute(
         lab.target,
@@ -159,27 +135,33 @@ def test_plain_copies_are_compared_by_ranges_and_broken_rows_found_in_them(lab: 
         "delete from plain_copy where id in (3, 25000)",
         "insert into plain_copy values (-99999, 'before the first', 1, null), (99999, 'behind the last', 1, null)",
     )
-    (found,) = verify(lab, "plain")
+    (found,) = lab.verify("plain")
     assert (found.matched, found.different, found.missing, found.extra) == (44997, 2, 2, 2)
     assert found.columns == {"name": 1, "amount": 1, "at": 1}
-    (repaired,) = verify(lab, "plain", repair=True)
+    (repaired,) = lab.verify("plain", repair=True)
     assert (repaired.repaired, repaired.agrees) == (6, True)
     assert query(lab.target, "select count(*) from plain_copy") == [(45001,)]
 
 
 def test_only_some_keys_are_looked_at(lab: Lab) -> None:
     execute(lab.target, "update account_view set title = 'broken' where account in (6, 7)")
-    (some,) = verify(lab, "accounts_to_crm", keys=({"id": 6}, {"id": 8}, {"id": "9"}, {"id": -5}))
+    (some,) = lab.verify("accounts_to_crm", keys=({"id": 6}, {"id": 8}, {"id": "9"}, {"id": -5}))
     assert (some.matched, some.different, some.missing, some.extra) == (2, 1, 0, 0)
-    (sampled,) = verify(lab, "accounts_to_crm", sample=50)
+    (sampled,) = lab.verify("accounts_to_crm", sample=50)
     assert 0 < sampled.rows_done < 500
-    (repaired,) = verify(lab, "accounts_to_crm", repair=True, keys=({"id": 6}, {"id": 7}))
+    (repaired,) = lab.verify("accounts_to_crm", repair=True, keys=({"id": 6}, {"id": 7}))
     assert (repaired.repaired, repaired.agrees) == (2, True)
+
+
+def test_what_can_be_no_key_is_refused(lab: Lab) -> None:
+    (failed,) = lab.verified("accounts_to_crm", keys=({"id": 6}, {"id": "six"}))
+    assert (failed.state, failed.report.extra) == ("failed", 0)
+    assert "bad_key: public.accounts: {'id': 'six'} is no key of this table" in failed.error
 
 
 def test_extra_rows_under_a_computed_key_are_found(lab: Lab) -> None:
     execute(lab.target, "insert into computed values ('99/none', 1)")
-    (found,) = verify(lab, "computed_key")
+    (found,) = lab.verify("computed_key")
     assert (found.extra, found.missing, found.different, found.examples) == (1, 0, 0, ("99/none: extra",))
     execute(lab.target, "delete from computed where name = '99/none'")
 
@@ -188,7 +170,7 @@ def test_constant_writes_raise_no_false_alarm(lab: Lab, request: pytest.FixtureR
     rounds = 10 if "embedded" in request.node.name else 3
     with lab.load(seed=5):
         for _ in range(rounds):
-            for report in verify(lab, "accounts_to_crm", "orders_to_wh", "orders_to_crm"):
+            for report in lab.verify("accounts_to_crm", "orders_to_wh", "orders_to_crm"):
                 assert report.agrees, report
                 assert report.matched > 0
     lab.agrees()
