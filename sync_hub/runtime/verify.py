@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -78,28 +78,20 @@ class Verify:
         }
 
     def _next(self) -> Verification | None:
-        """The oldest that waits; else a view that is in doubt; else one that is due."""
+        """The oldest that waits; else of the views that are in doubt or due the one that has waited longest."""
         known = self._state.verifications.all()
         waiting = [one for one in known if one.state == "waiting"]
         if waiting:
             return waiting[0]
-        now = time.time()
-        for pipeline in self._state.pipelines():
-            if pipeline.phase != "loaded" or now < self._not_before.get(pipeline.name, 0.0):
-                continue
-            if pipeline.unproven and pipeline.unproven != CANCELLED:
-                return self._begun(pipeline, pipeline.unproven, VerificationOptions(repair=True))
-            if self._due(pipeline, known, now):
-                most = self._settings.verify.max_rows_per_second
-                return self._begun(pipeline, SCHEDULE, VerificationOptions(max_rows_per_second=most))
-        return None
-
-    def _due(self, pipeline: Pipeline, known: Sequence[Verification], now: float) -> bool:
-        every = self._settings.verify.every
-        if every is None:
-            return False
-        finished = [one.finished_at or 0.0 for one in known if one.pipeline == pipeline.name and one.finished_at]
-        return now - max([pipeline.loaded_at or pipeline.applied_at, *finished]) >= every
+        pipeline = longest_due(
+            self._state.pipelines(), known, self._not_before, self._settings.verify.every, time.time()
+        )
+        if pipeline is None:
+            return None
+        if _in_doubt(pipeline):
+            return self._begun(pipeline, pipeline.unproven, VerificationOptions(repair=True))
+        most = self._settings.verify.max_rows_per_second
+        return self._begun(pipeline, SCHEDULE, VerificationOptions(max_rows_per_second=most))
 
     def _begun(self, pipeline: Pipeline, reason: str, options: VerificationOptions) -> Verification:
         one = Verification(new_id(), pipeline.name, reason, options=options, asked_at=time.time())
@@ -147,6 +139,35 @@ class Verify:
             report.busy,
             extra={"action": "verify", "pipeline": done.pipeline},
         )
+
+
+def longest_due(
+    pipelines: Sequence[Pipeline],
+    known: Sequence[Verification],
+    not_before: Mapping[str, float],
+    every: float | None,
+    now: float,
+) -> Pipeline | None:
+    """Whose turn it is: of those in doubt, and those last verified `every` seconds ago, the one due first; None: none.
+
+    A view that has come into doubt was due long ago; one that was tried in vain is at the time in `not_before`.
+    """
+    finished: dict[str, float] = {}
+    for one in known:
+        finished[one.pipeline] = max(finished.get(one.pipeline, 0.0), one.finished_at or 0.0)
+    due: list[tuple[float, Pipeline]] = []
+    for one in pipelines:
+        if one.phase == "loaded" and _in_doubt(one):
+            due.append((not_before.get(one.name, 0.0), one))
+        elif one.phase == "loaded" and every is not None:
+            last = max(one.loaded_at or one.applied_at, finished.get(one.name, 0.0))
+            due.append((last + every, one))
+    first = min(due, key=lambda pair: pair[0], default=None)
+    return first[1] if first is not None and first[0] <= now else None
+
+
+def _in_doubt(pipeline: Pipeline) -> bool:
+    return bool(pipeline.unproven) and pipeline.unproven != CANCELLED
 
 
 class Run:
