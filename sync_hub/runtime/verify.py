@@ -156,12 +156,12 @@ def longest_due(
     for one in known:
         finished[one.pipeline] = max(finished.get(one.pipeline, 0.0), one.finished_at or 0.0)
     due: list[tuple[float, Pipeline]] = []
-    for one in pipelines:
-        if one.phase == "loaded" and _in_doubt(one):
-            due.append((not_before.get(one.name, 0.0), one))
-        elif one.phase == "loaded" and every is not None:
-            last = max(one.loaded_at or one.applied_at, finished.get(one.name, 0.0))
-            due.append((last + every, one))
+    for pipeline in pipelines:
+        if pipeline.phase == "loaded" and _in_doubt(pipeline):
+            due.append((not_before.get(pipeline.name, 0.0), pipeline))
+        elif pipeline.phase == "loaded" and every is not None:
+            last = max(pipeline.loaded_at or pipeline.applied_at, finished.get(pipeline.name, 0.0))
+            due.append((last + every, pipeline))
     first = min(due, key=lambda pair: pair[0], default=None)
     return first[1] if first is not None and first[0] <= now else None
 
