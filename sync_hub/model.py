@@ -161,12 +161,15 @@ class ChunkRead(Struct, frozen=True):
     """What a chunk holds before its mark has come. `last_key` None: no rows follow.
 
     `impossible` are keys of a probe, as given, that no row of the table can have: the chunk says nothing about them.
+    `answered`: so many of the keys that were asked for, from the first, the chunk answers for; the others are to be
+    asked for again, because their rows together are too large.
     """
 
     rows: int
     size_bytes: int
     last_key: tuple[Any, ...] | None
     impossible: tuple[dict[str, Any], ...] = ()
+    answered: int = 0
 
 
 class RangeSum(Struct, frozen=True):

@@ -47,11 +47,12 @@ class Page(Struct, frozen=True):
 
 
 class Found(Struct, frozen=True):
-    """Rows with some columns, for the first `answered` of the keys that were asked for; `snapshot` as in `Page`."""
+    """Rows with some columns, for the first `answered` of the keys that were asked for; the rest is as in `Page`."""
 
     snapshot: str
     rows: list[Row]
     answered: int
+    size_bytes: int = 0
 
 
 class TableReader:
@@ -127,10 +128,6 @@ class TableReader:
         count = int(texts[0])
         return RangeSum(SUM_KIND, count, texts[1], tuple(texts[2:]) if count == rows else None)
 
-    def keyed(self, connection: Connection, keys: Sequence[Mapping[str, Any]]) -> Page:
-        """Those of these rows that exist, in key order, with what the one statement that read them saw."""
-        return self._page(connection, *self._where(keys))
-
     def _after(
         self, after: Sequence[Any] | None, where: str = "", end: Sequence[Any] | None = None
     ) -> tuple[str, list[Any]]:
@@ -192,13 +189,11 @@ class TableReader:
             spelled[name] = text if convert is None else convert(text)
         return self.to_key(spelled)
 
-    def _page(
-        self, connection: Connection, chosen: str, parameters: Sequence[Any], *, size_bytes: int | None = None
-    ) -> Page:
+    def _page(self, connection: Connection, chosen: str, parameters: Sequence[Any], *, size_bytes: int) -> Page:
         order = ", ".join(f"r.{quote(name)}" for name in self.key)
         columns = ", ".join(f"t.{quote(name)}" for name in self.names)
-        size = "" if size_bytes is None else _size_of(self.columns)
-        rows = f"select {columns}, null from {self._from} {chosen}"
+        size = _size_of(self.columns)
+        rows = f"select {columns}, null from {self._from} {chosen}"  # short rows: none are left out
         if size:
             rows = (
                 f"select {columns}, t.{_NEXT} from (select t.*, {size} as {_SIZE}, sum({size}) over by_key as {_UP_TO},"
@@ -241,7 +236,8 @@ class TableReader:
         if result.get_value(0, 1) is None:
             return Found(snapshot, [], len(keys))
         following = result.get_value(result.ntuples - 1, 2)
-        return Found(snapshot, _rows(result, wanted, 3)[0], len(keys) if following is None else int(following) - 1)
+        rows, read_bytes = _rows(result, wanted, 3)
+        return Found(snapshot, rows, len(keys) if following is None else int(following) - 1, read_bytes)
 
     def by_keys(self, connection: Connection, keys: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[Row]:
         """Those of these rows that exist, in key order; wire values of `columns`, each with the key's own columns."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -162,9 +163,10 @@ class PostgresSource:
             raise Fatal("chunk_without_tracking", "`track` and `fence` must come before chunks")
         reader = self._reader(request.table)
         with self._queries.use() as connection:
-            asked, impossible = _asked(connection, reader, request)
+            spelled = _spelled(connection, reader, request)
+            asked = {key_identity(key): key for key in spelled if key is not None}
             try:
-                page, last_key = self._page(connection, reader, request, list(asked.values()))
+                page, last_key, answered = self._page(connection, reader, request, list(asked.values()))
             except psycopg.OperationalError:
                 raise
             except psycopg.DatabaseError as error:
@@ -177,13 +179,16 @@ class PostgresSource:
                         "table_changing", f"sources.{self._name}: {request.table} is being altered"
                     ) from error
                 raise
+        asked = dict(itertools.islice(asked.items(), answered))
         rows: dict[Hashable, dict[str, Any] | None] = dict.fromkeys(asked) if request.check else {}
         rows |= {key_identity(reader.to_key(row)): row for row in page.rows}
         self._marks += 1
         mark = f"{request.run}/{request.number}/{self._nonce}/{self._marks}"
         self._queries.emit(json.dumps({"mark": mark}))
         self._chunks.add(mark, Chunk(request, parse_snapshot(page.snapshot), rows, last_key, asked))
-        return ChunkRead(len(page.rows), page.size_bytes, last_key, tuple(impossible))
+        taken = list(itertools.takewhile(lambda key: key is None or key_identity(key) in asked, spelled))
+        impossible = [given for given, key in zip(request.keys, taken, strict=False) if key is None]
+        return ChunkRead(len(page.rows), page.size_bytes, last_key, tuple(impossible), len(taken))
 
     def _page(
         self,
@@ -191,15 +196,17 @@ class PostgresSource:
         reader: TableReader,
         request: ChunkRequest,
         keys: Sequence[dict[str, Any]],
-    ) -> tuple[Page, tuple[str, ...] | None]:
-        """The rows of a request, whose keys are spelled as `keys`; and after which key more may follow."""
+    ) -> tuple[Page, tuple[str, ...] | None, int]:
+        """The rows of a request; after which key more may follow; and for how many of `keys`, its own, they answer."""
         if request.keys:
-            return reader.keyed(connection, keys), None
+            found = reader.found(connection, keys, reader.names, CHUNK_BYTES)
+            return Page(found.snapshot, found.rows, [], found.size_bytes), None, found.answered
         limit = max(1, request.rows)
         if request.where:
-            return reader.filtered(connection, request.after, limit, request.where, size_bytes=CHUNK_BYTES)
+            page, end = reader.filtered(connection, request.after, limit, request.where, size_bytes=CHUNK_BYTES)
+            return page, end, 0
         page = reader.chunk(connection, request.after, limit, size_bytes=CHUNK_BYTES)
-        return page, tuple(page.last_key) if page.cut or len(page.rows) == limit else None
+        return page, tuple(page.last_key) if page.cut or len(page.rows) == limit else None, 0
 
     def read_rows(
         self, table: str, *, columns: Sequence[str] | None = None, keys: Sequence[Mapping[str, Any]] | None = None
@@ -338,20 +345,16 @@ class PostgresSource:
         return Fetched(rows, found.answered, parse_snapshot(found.snapshot))
 
 
-def _asked(
+def _spelled(
     connection: pgcatalog.Connection, reader: TableReader, request: ChunkRequest
-) -> tuple[dict[Hashable, dict[str, Any]], list[dict[str, Any]]]:
-    """The keys that a request names, as events spell them; and those of a probe that no row can have, as given."""
-    impossible = []
+) -> list[dict[str, Any] | None]:
+    """The keys that a request names, as events spell them; None for those of a probe that no row can have."""
     if request.check:
-        spelled = reader.event_keys(connection, request.keys)
-        impossible = [given for given, key in zip(request.keys, spelled, strict=True) if key is None]
-    else:
-        try:
-            spelled = [reader.canonical(given) for given in request.keys]
-        except (ValueError, TypeError, KeyError, IndexError, Rejected) as error:
-            raise _bad_keys(request, str(error)) from error
-    return {key_identity(key): key for key in spelled if key is not None}, impossible
+        return reader.event_keys(connection, request.keys)
+    try:
+        return [reader.canonical(given) for given in request.keys]
+    except (ValueError, TypeError, KeyError, IndexError, Rejected) as error:
+        raise _bad_keys(request, str(error)) from error
 
 
 def _bad_keys(request: ChunkRequest, reason: str) -> ConfigError:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from sync_hub.model import ChunkDone, ChunkRequest
 from sync_hub.ports import Source
 from sync_hub.runtime.control import PROBE
@@ -30,7 +32,8 @@ class _Asked:
             repair=arguments["repair"],
         )
         self.state = "new"
-        self.impossible: tuple[dict[str, Any], ...] = ()
+        self.answers: list[Probe] = []
+        self.left: tuple[dict[str, Any], ...] = ()
 
 
 class Probes:
@@ -40,7 +43,7 @@ class Probes:
         self._source = source
         self._state = state
         self._asked: dict[str, _Asked] = {}
-        self._done: list[tuple[_Asked, tuple[dict[str, Any], ...]]] = []
+        self._done: list[tuple[_Asked, list[Probe]]] = []
         for request in state.wishes(f"capture:{name}")[1]:
             if request.action == PROBE:
                 self.take(request)
@@ -69,10 +72,12 @@ class Probes:
         self._move("fencing", "due")
 
     def read(self) -> None:
-        """Read the rows that are due."""
+        """Read the rows that are due; of wide ones only some, the others when these are among the events."""
         for asked in self._asked.values():
             if asked.state == "due":
-                asked.impossible = self._source.request_chunk(asked.chunk).impossible
+                read = self._source.request_chunk(asked.chunk)
+                asked.answers = [Probe(key, "extra") for key in read.impossible]
+                asked.left = asked.chunk.keys[read.answered :]
                 asked.state = "read"
 
     def given_up(self, run: str) -> None:
@@ -82,16 +87,22 @@ class Probes:
 
     def done(self, chunk: ChunkDone) -> None:
         """The rows are among the events so far."""
-        asked = self._asked.pop(chunk.run, None)
-        if asked is not None:
-            self._done.append((asked, chunk.touched))
+        asked = self._asked.get(chunk.run)
+        if asked is None:
+            return
+        self._done.append((asked, asked.answers + [Probe(key, "touched") for key in chunk.touched]))
+        if asked.left:
+            asked.chunk = replace(asked.chunk, keys=asked.left)
+            asked.state = "due"
+        else:
+            del self._asked[chunk.run]
 
     def stored(self) -> None:
         """All that was done is durable: tell the verification what its targets will not answer."""
-        for asked, touched in self._done:
-            answers = [Probe(key, "touched") for key in touched] + [Probe(key, "extra") for key in asked.impossible]
+        for asked, answers in self._done:
             self._state.verifications.answer(asked.chunk.check, answers)
-            self._state.finish_request(asked.number, {"ok": True, "touched": len(touched)})
+            if asked.chunk.run not in self._asked:
+                self._state.finish_request(asked.number, {"ok": True})
         self._done = []
 
     def _move(self, before: str, after: str) -> None:

@@ -90,7 +90,7 @@ class Loading:
 
     def read(self, request: ChunkRequest, read: ChunkRead, seconds: float) -> None:
         """A chunk was read: go on after it, with a size that fits the time it took."""
-        end = self._end(request) if request.keys else read.last_key
+        end = self._end(read) if request.keys else read.last_key
         self.asked.append(Asked(request.number, self.next_after, end, read.size_bytes + read.rows * ROW_BYTES))
         self.next_after = end
         self.read_all = self.next_after is None
@@ -122,8 +122,8 @@ class Loading:
         """Where a snapshot of named keys stands: its `last_key` is how many keys are done."""
         return int(after[0]) if after else 0
 
-    def _end(self, request: ChunkRequest) -> tuple[int] | None:
-        place = self._place(self.next_after) + len(request.keys)
+    def _end(self, read: ChunkRead) -> tuple[int] | None:
+        place = self._place(self.next_after) + read.answered
         return (place,) if place < len(self.snapshot.keys) else None
 
 

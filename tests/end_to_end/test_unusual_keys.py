@@ -19,6 +19,8 @@ create table codes (code char(6) primary key, note text);
 create table spans (span interval primary key, note text);
 create table names (name citext primary key, note text);
 create table counted (id integer primary key, note text);
+create table wide (id integer primary key, note text);
+alter table wide alter note set storage external;
 """
 ROWS = """
 insert into tags values ('{}', 'none'), ('{a}', 'one'), ('{a,NULL}', 'half'), ('{a,b}', 'two');
@@ -26,9 +28,10 @@ insert into prices select n / 2.0, n + 0.50, 'note' from generate_series(-5, 20)
 insert into codes select 'c' || n, 'note' from generate_series(1, 20) n;
 insert into spans select n * interval '1 month 3 days 01:30:00.5', 'note' from generate_series(1, 20) n;
 insert into names select 'Name ' || n, 'note' from generate_series(1, 20) n;
+insert into wide select n, repeat('x', 700000) from generate_series(1, 30) n;
 insert into counted select n, 'note' from generate_series(-5, 20) n;
 """
-COPIES = {"tags": "words", "prices": "price, shop", "codes": "code", "spans": "span", "names": "name"}
+COPIES = {"tags": "words", "prices": "price, shop", "codes": "code", "spans": "span", "names": "name", "wide": "id"}
 MAPPINGS = """
 mapping: counted
 from: {source: {source}, table: public.counted}
@@ -111,3 +114,9 @@ def test_what_differs_under_a_key_is_found_and_repaired_however_the_key_is_spell
     assert (found.different, found.missing, found.extra, found.busy) == (1, 1, 1, 0)
     (repaired,) = lab.verify(name, repair=True)
     assert (repaired.repaired, repaired.agrees, repaired.matched) == (3, True, equal.matched)
+
+
+def test_rows_that_are_together_too_wide_are_asked_for_one_part_after_the_other(lab: Lab) -> None:
+    execute(lab.target, "update wide set note = 'broken' where id > 1", "insert into wide values (31, 'extra')")
+    (repaired,) = lab.verify("wide", repair=True)
+    assert (repaired.repaired, repaired.agrees, repaired.matched, repaired.busy) == (30, True, 30, 0)

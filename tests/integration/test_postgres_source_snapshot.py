@@ -225,6 +225,27 @@ def test_chunk_is_cut_where_its_rows_get_wide(source_dsn: str, db: Database, cap
     assert max(sizes) <= CHUNK_BYTES + 9_000_000
 
 
+def test_rows_asked_for_by_key_are_cut_where_they_get_wide(source_dsn: str, db: Database, capture: Capture) -> None:
+    db.execute("create table t (id int primary key, name text, doc jsonb)")
+    db.execute("insert into t select i, repeat('x', 400000) from generate_series(1, 50) i")
+    log = capture(source_dsn, "t")
+    fenced(log)
+    keys: list[dict[str, Any]] = [{"id": i} for i in (*range(50, 0, -1), 999, "none", 998)]
+    left, answered, impossible = keys, [], []
+    while left:
+        number = len(answered) + 1
+        read = log.source.request_chunk(ChunkRequest("run", "public.t", number, ("p",), keys=tuple(left), check="v"))
+        log.until(partial(arrived, log, number))
+        answered.append(read.answered)
+        impossible += read.impossible
+        left = left[read.answered :]
+    assert (answered, impossible) == ([20, 20, 13], [{"id": "none"}])
+    told = [event.key for event in log.events if event.check == "v"]
+    assert sorted(one["id"] for one in told if one) == [*range(1, 51), 998, 999]
+    sizes = [sum(len(str((event.after or {}).get("name"))) for event in batch.events) for batch in log.batches]
+    assert max(sizes) <= CHUNK_BYTES + 400_000
+
+
 def test_a_condition_that_few_rows_fulfil_looks_at_no_more_rows_than_a_chunk_has(
     log: Collector, any_db: Database
 ) -> None:

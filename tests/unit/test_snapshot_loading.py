@@ -16,7 +16,7 @@ WHOLE = Snapshot("s1", "erp", "public.t", ("p",))
 
 def read(loading: Loading, number: int, last_key: Any, seconds: float = CHUNK_SECONDS, rows: int = 10) -> ChunkRequest:
     request = loading.request(number)
-    loading.read(request, ChunkRead(rows, 1000, last_key), seconds)
+    loading.read(request, ChunkRead(rows, 1000, last_key, answered=len(request.keys)), seconds)
     return request
 
 
@@ -96,3 +96,13 @@ def test_keys_are_asked_for_a_thousand_at_a_time_from_where_it_stood() -> None:
     assert loading.snapshot.last_key == (2 * KEYS_PER_CHUNK,)
     assert done(loading, 2, None, rows=1)
     assert (loading.complete, loading.snapshot.rows_done) == (True, 11)
+
+
+def test_keys_whose_rows_were_too_large_together_are_asked_for_in_the_next_chunk() -> None:
+    keys = tuple({"id": number} for number in range(10))
+    loading = Loading(msgspec.structs.replace(WHOLE, keys=keys), 7)
+    request = loading.request(1)
+    loading.read(request, ChunkRead(4, 9_000_000, None, answered=4), CHUNK_SECONDS)
+    assert (request.keys, loading.read_all) == (keys, False)
+    assert read(loading, 2, None).keys == keys[4:]
+    assert loading.read_all
