@@ -45,6 +45,9 @@ to: {target: target, table: customer_view}
 key: [id]
 copy: all
 """
+APPLIED = """
+select coalesce(sum(next_offset), 0)::bigint from sync_hub_offsets where topic not like '%#copied'
+"""
 PSQL = f"{BINARIES}/psql -q -X"
 SERVER = {"shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "30min", "fsync": "on"}
 
@@ -162,7 +165,7 @@ class Run:
     def applied(self) -> int:
         """Rows that the offsets in the target have passed."""
         with psycopg.connect(self.target_dsn) as connection:
-            row = connection.execute("select coalesce(sum(next_offset), 0)::bigint from sync_hub_offsets").fetchone()
+            row = connection.execute(APPLIED).fetchone()
             return int(row[0]) if row else 0
 
     def rows(self) -> int:

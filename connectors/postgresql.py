@@ -18,6 +18,9 @@ SESSION: Final = (
 )
 """Start-up options of every connection: they fix how the server prints values, whatever the database says."""
 
+COPY_KIND: Final = "postgresql copy text"
+"""The form of blocks that go from one PostgreSQL to another: COPY's text, printed under SESSION."""
+
 CONNECT_TIMEOUT_SECONDS: Final = 10
 _LINK: Final[dict[str, Any]] = {
     "connect_timeout": CONNECT_TIMEOUT_SECONDS,

@@ -299,6 +299,18 @@ class TableWrite(Struct, frozen=True):
     mark_values: tuple[Any, ...] = ()
 
 
+class RowBlock(Struct, frozen=True):
+    """Rows as bulk loading carries them, which nobody looks into: `kind` names the form that `data` has.
+
+    `last_key` is the last row's key as the source spells it, None when no rows follow.
+    """
+
+    kind: str
+    data: list[bytes]
+    rows: int
+    last_key: tuple[str, ...] | None
+
+
 class SinkBatch(Struct, frozen=True):
     """One target transaction: the rows, and for every partition written for its offset row before and after."""
 

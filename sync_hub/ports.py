@@ -9,7 +9,7 @@ belongs to one thread; what may be called from another thread says so. Each conn
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -22,6 +22,7 @@ from sync_hub.model import (
     Outgoing,
     RangeSum,
     Record,
+    RowBlock,
     SinkBatch,
     SourceBatch,
     Table,
@@ -371,4 +372,34 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Let go of connections. Safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class BlockSource(Source, Protocol):
+    """A source that can also hand out rows in the form that its own kind of database loads in bulk."""
+
+    block_kind: str
+    """The form of its blocks."""
+
+    def read_block(self, table: str, columns: Sequence[str], after: tuple[Any, ...] | None, rows: int) -> RowBlock:
+        """The next rows by key after `after` as they are now, durable at the source.
+
+        `columns` include the key's. May return fewer rows: a block stays below a few megabytes, or is one row.
+        """
+        ...
+
+
+@runtime_checkable
+class BlockSink(Sink, Protocol):
+    """A target that takes such blocks."""
+
+    block_kind: str
+    """The form of the blocks that it takes."""
+
+    def write_block(self, moved: tuple[Offset, Offset], table: str, columns: Sequence[str], block: RowBlock) -> None:
+        """Insert a block's rows, whose values are in the order of `columns`, in one transaction with an offset row.
+
+        Compare-and-set and errors are as in `write`; `Rejected` also where a row of the same key is there.
+        """
         ...

@@ -41,8 +41,9 @@ class Pipeline(Struct, frozen=True):
     """A mapping that was applied. `bundle` is what it was compiled from.
 
     `phase`: `new` and `starting` (no offsets in the target yet), `adopting` (loaded again: its offsets are to be fitted
-    to the mapping and the topic as they are now), `ready` (offsets written; existing rows may be loaded), `loading`,
-    `loaded`. `loaded_at`: when all its existing rows were in the topic; only progress stored later proves anything.
+    to the mapping and the topic as they are now), `copying` (existing rows go straight to the view), `ready` (offsets
+    written; capture may send existing rows), `loading`, `loaded`. `loaded_at`: when all its existing rows were in the
+    topic or in the view; only progress stored later proves anything.
     `unproven` says why the view may differ from its source until it is verified; empty: nothing is known against it.
     `reloads` counts how often it was asked to be loaded again, so that nobody takes one for another.
     """

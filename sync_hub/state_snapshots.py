@@ -30,7 +30,8 @@ class Snapshot(Struct, frozen=True):
     """The loading of existing rows of one table for some pipelines; `last_key` is None before the first chunk.
 
     `reason`: the pipelines are `new`, they are loaded again (`reload`), or someone `asked` for these rows. `condition`
-    and `keys` leave only some of the rows. Times are seconds since 1970. `error` says why it failed.
+    and `keys` leave only some of the rows. Times are seconds since 1970. `error` says why it failed. `copied`: the rows
+    go straight to the view, and its target knows how far they are; else capture sends them through the topic.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Snapshot(Struct, frozen=True):
     started_at: float | None = None
     finished_at: float | None = None
     error: str = ""
+    copied: bool = False
 
 
 def new_id() -> str:
@@ -71,8 +73,38 @@ class SnapshotStore:
         return self._found(sa.true() if source is None else stored.snapshots.c.source == source)
 
     def unfinished(self, source: str) -> list[Snapshot]:
-        """What is waiting, running or paused, oldest first."""
-        return self._found((stored.snapshots.c.source == source) & stored.snapshots.c.state.in_(_OPEN))
+        """What capture is to send and is waiting, running or paused, oldest first."""
+        one = stored.snapshots.c
+        return self._found((one.source == source) & one.state.in_(_OPEN) & ~one.copied)
+
+    def copying(self, wanted: Snapshot) -> Snapshot:
+        """The copying for the same pipelines that is under way; if there is none, the one that is wanted begins."""
+        one = stored.snapshots.c
+        values = _values(wanted)
+        where = one.state.in_(_OPEN) & one.copied & (one.pipelines == values["pipelines"])
+        with self._store.transaction(write=True) as connection:
+            row = connection.execute(sa.select(stored.snapshots).where(where)).first()
+            if row is not None:
+                return _snapshot(row)
+            connection.execute(sa.insert(stored.snapshots).values(**values))
+            return wanted
+
+    def copied(self, name: str, rows_done: int) -> None:
+        """Note for people how many rows were copied."""
+        with self._store.transaction(write=True) as connection:
+            where = stored.snapshots.c.id == name
+            connection.execute(sa.update(stored.snapshots).where(where).values(rows_done=rows_done))
+
+    def send_instead(self, name: str, error: str) -> None:
+        """Rows cannot be copied: capture is to send them to these pipelines."""
+        one = stored.snapshots.c
+        with self._store.transaction(write=True) as connection:
+            where = (one.id == name) & one.state.in_(_OPEN)
+            values = {"state": "failed", "finished_at": time.time(), "error": error}
+            if connection.execute(sa.update(stored.snapshots).where(where).values(**values)).rowcount:
+                row = connection.execute(sa.select(one.pipelines).where(one.id == name)).one()
+                named = stored.pipelines.c.name.in_(json.loads(row.pipelines)) & (stored.pipelines.c.phase == "copying")
+                connection.execute(sa.update(stored.pipelines).where(named).values(phase="ready"))
 
     def find(self, name: str) -> Snapshot | None:
         """One snapshot by its id."""
@@ -175,7 +207,7 @@ class SnapshotStore:
         values: dict[str, Any] = {"phase": "loaded", "loaded_at": time.time()}
         if unproven:
             values["unproven"] = unproven
-        where = one.name.in_(json.loads(row.pipelines)) & (one.phase == "loading")
+        where = one.name.in_(json.loads(row.pipelines)) & one.phase.in_(("loading", "copying"))
         connection.execute(sa.update(stored.pipelines).where(where).values(**values))
 
 
@@ -208,6 +240,7 @@ def _values(snapshot: Snapshot) -> dict[str, Any]:
         "started_at": snapshot.started_at,
         "finished_at": snapshot.finished_at,
         "error": snapshot.error,
+        "copied": snapshot.copied,
     }
 
 
@@ -228,4 +261,5 @@ def _snapshot(row: Any) -> Snapshot:
         row.started_at,
         row.finished_at,
         row.error,
+        row.copied,
     )

@@ -62,6 +62,7 @@ snapshots = sa.Table(
     sa.Column("started_at", sa.Float),
     sa.Column("finished_at", sa.Float),
     sa.Column("error", sa.Text, nullable=False),
+    sa.Column("copied", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 verifications = sa.Table(
     "sync_hub_verifications",

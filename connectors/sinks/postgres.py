@@ -11,14 +11,14 @@ from psycopg import RawCursor
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from connectors import pgcatalog
-from connectors.postgresql import classify, connect, quote, quote_table
+from connectors.postgresql import COPY_KIND, classify, connect, quote, quote_table
 from connectors.sinks import pgcheck, pgcreate, pgread
 from connectors.sinks.changes import flag_column
 from connectors.sinks.pgoffsets import TABLE, Offsets, advance_parameters
 from connectors.sinks.pgstage import SMALLEST_WIDTH, copy_stage, create_stage
 from connectors.sinks.pgwork import Mapped, Step, Work, plan
 from sync_hub.errors import Fatal, OffsetsMoved, SyncHubError
-from sync_hub.model import Column, Finding, Offset, RangeSum, SinkBatch, Table, TableWrite
+from sync_hub.model import Column, Finding, Offset, RangeSum, RowBlock, SinkBatch, Table, TableWrite
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -28,6 +28,8 @@ _CHANGED_TABLE = ("22", "23502", "428C9", "42")
 
 class PostgresSink:
     """Writes to a PostgreSQL database, version 14 or newer. After `Unavailable` the next call connects again."""
+
+    block_kind = COPY_KIND
 
     class Options(BaseModel):
         """Options of a target with `type: postgres`.
@@ -148,6 +150,26 @@ class PostgresSink:
                 self._transact(batch.offsets, plan(batch.writes, self._way))
             except _StepFailed as again:
                 raise classify(again.error, self._where(again.step)) from again.error
+
+    def write_block(self, moved: tuple[Offset, Offset], table: str, columns: Sequence[str], block: RowBlock) -> None:
+        """Move the offset, then COPY the rows, in one transaction: see `Sink.write_block`."""
+        found = self._described(table)
+        listed = ", ".join(map(quote, columns))
+        statement = f"copy {quote_table(found.schema, found.name)} ({listed}) from stdin"
+        connection, cursor = self._connection(), self._cursor()
+        try:
+            cursor.execute("begin isolation level read committed read write")
+            self._run(connection, [moved], [])
+            with cursor.copy(statement) as copy:
+                for data in block.data:
+                    copy.write(data)
+            cursor.execute("commit")
+        except psycopg.Error as error:
+            self._roll_back()
+            raise classify(error, f"{self._who}, {moved[0].pipeline} into {table}") from error
+        except BaseException:
+            self._roll_back()
+            raise
 
     def read_rows(
         self,

@@ -10,7 +10,7 @@ import psycopg
 from msgspec import Struct
 
 from connectors.pgtypes import SUM_KIND, can_sum, canonical_key, from_wire, summed, wire_converter
-from connectors.postgresql import quote, quote_table
+from connectors.postgresql import literal, quote, quote_table
 from sync_hub.errors import Rejected
 from sync_hub.model import Column, RangeSum, Table
 
@@ -127,6 +127,14 @@ class TableReader:
         texts = [(result.get_value(0, place) or b"").decode() for place in range(2 + len(self.key))]
         count = int(texts[0])
         return RangeSum(SUM_KIND, count, texts[1], tuple(texts[2:]) if count == rows else None)
+
+    def copying(self, columns: Sequence[str], after: Sequence[Any] | None, rows: int) -> str:
+        """A COPY of the next rows by key; `columns` are in the order given."""
+        chosen, parameters = self._after(after)
+        for parameter in parameters:
+            chosen = chosen.replace(PLACE, literal(parameter), 1)
+        listed = ", ".join(f"t.{quote(name)}" for name in columns)
+        return f"copy (select {listed} from {self._from} {chosen} order by {self._order} limit {int(rows)}) to stdout"
 
     def _after(
         self, after: Sequence[Any] | None, where: str = "", end: Sequence[Any] | None = None

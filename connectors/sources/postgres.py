@@ -13,8 +13,8 @@ import psycopg
 from pydantic import BaseModel
 
 from connectors import pgcatalog
-from connectors.postgresql import classify
-from connectors.sources import pgpreflight, pgslot
+from connectors.postgresql import COPY_KIND, classify
+from connectors.sources import pgblocks, pgpreflight, pgslot
 from connectors.sources.pgcomplete import Fetched
 from connectors.sources.pglog import Log
 from connectors.sources.pgopening import Opening
@@ -25,7 +25,7 @@ from connectors.sources.pgrows import KEYS_PER_SELECT, Page, TableReader, key_id
 from connectors.sources.pgsnapshot import Chunk, Chunks, parse_snapshot
 from connectors.sources.pgtables import CapturedTables
 from sync_hub.errors import ConfigError, Fatal, Rejected, Unavailable
-from sync_hub.model import ChunkRead, ChunkRequest, Finding, RangeSum, SourceBatch, Table
+from sync_hub.model import ChunkRead, ChunkRequest, Finding, RangeSum, RowBlock, SourceBatch, Table
 
 CHUNK_BYTES = 8_000_000
 
@@ -38,6 +38,7 @@ class PostgresSource:
     """
 
     Options: ClassVar[type[BaseModel]] = PostgresOptions
+    block_kind = COPY_KIND
 
     def __init__(self, name: str, options: PostgresOptions, hub: str) -> None:
         options.refuse_reserved(name)
@@ -236,6 +237,14 @@ class PostgresSource:
         with self._queries.use() as connection:
             page = reader.chunk(connection, after, rows, where, size_bytes=CHUNK_BYTES)
         return page.rows, tuple(page.last_key) if page.cut or len(page.rows) == rows else None
+
+    def read_block(self, table: str, columns: Sequence[str], after: tuple[Any, ...] | None, rows: int) -> RowBlock:
+        """The next rows by key as COPY prints them: see `Source.read_block`."""
+        reader = self._kept_reader(table)
+        with self._queries.use() as connection:
+            data, count, last_key = pgblocks.read(connection, reader, columns, after, rows)
+        self._queries.wait_flushed()
+        return RowBlock(COPY_KIND, data, count, last_key)
 
     def event_keys(self, table: str, keys: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | None]:
         """Keys as events spell them: see `Source.event_keys`."""

@@ -96,6 +96,19 @@ class CompiledMapping:
         """Columns made of facts that only an event has: verification leaves them out."""
         return frozenset(field.name for field in self.fields if field.from_event)
 
+    def copied(self, columns: Sequence[str], target: Table) -> dict[str, str]:
+        """Source columns by these target columns where nothing but copying is between them; else nothing.
+
+        Every value is then the same text at both ends: the columns' types are the same, all rows are taken, and the key
+        is the source's own, in its order.
+        """
+        fields = [field for field in self.fields if field.name in columns]
+        types = {column.name: column.declared or column.type for column in self.source_table.columns}
+        taken = {column.name: column.declared or column.type for column in target.columns}
+        alike = all(types.get(field.column) == taken[field.name] for field in fields)
+        same_key = tuple(field.column for field in self.key_fields) == self.source_table.key
+        return {field.name: field.column for field in fields} if alike and same_key and not self.condition else {}
+
     def on_truncate(self) -> Literal["delete", "mark", "keep"]:
         """What a TRUNCATE of the source table does to this mapping's rows."""
         return "mark" if self.spec.on_delete == "set" else self.spec.on_delete

@@ -189,7 +189,7 @@ class Session:
         """Those whose rows are in their targets, or on their way there."""
         names = set(tables)
         mine = [one for one in self._state.pipelines() if one.source == self._name and one.table in names]
-        return [one.name for one in mine if one.phase in {"loading", "loaded"} or one.unproven]
+        return [one.name for one in mine if one.phase in {"copying", "loading", "loaded"} or one.unproven]
 
     def _load_changed(self) -> None:
         """Tables that changed without events are described anew, and their pipelines loaded again."""

@@ -19,12 +19,14 @@ Values = tuple[Any, ...]
 class Expected(NamedTuple):
     """What the target should have under `key`: `values` of the mapping's columns, None when it should have no row.
 
-    `error` says that the row cannot be mapped; nothing is known about the target then.
+    `error` says that the row cannot be mapped; nothing is known about the target then. `marks` are what the mapping sets
+    its `mark_columns` to in a row that is gone.
     """
 
     key: Values
     values: Values | None
     error: Rejected | None = None
+    marks: Values | None = None
 
 
 class Comparer:
@@ -40,6 +42,11 @@ class Comparer:
         self._places = [mapping.columns.index(name) for name in self.columns]
         self._key_places = [self.columns.index(name) for name in mapping.key]
         self._written_key = [mapping.columns.index(name) for name in mapping.key]
+        self._marks = [
+            (place, self.columns.index(field.name), field.from_event)
+            for place, field in enumerate(mapping.mark_fields)
+            if field.name in self.columns and not field.expression.reads
+        ]
         types = {column.name: column.type for column in target.columns}
         missing = [name for name in mapping.columns if name not in types]
         if missing:
@@ -71,6 +78,18 @@ class Comparer:
     def compared(self, values: Values) -> Values:
         """Of all mapped values those that are compared."""
         return tuple([values[place] for place in self._places])
+
+    def marked(self, marks: Values, actual: Values) -> Values:
+        """A row of `columns` as it would be if it had been marked when it went.
+
+        What an event gives its mark is not known any more, but that it was something. What is made of the key is left
+        out: a TRUNCATE does not set it.
+        """
+        row = list(actual)
+        for place, column, from_event in self._marks:
+            if not from_event or row[column] is None:
+                row[column] = marks[place]
+        return tuple(row)
 
     def differences(self, pairs: Sequence[tuple[Values, Values]]) -> list[tuple[str, ...]]:
         """For each pair of expected and actual compared values the columns that differ, as the target would keep them.
@@ -116,7 +135,8 @@ def expectations(mapping: CompiledMapping, events: Sequence[ChangeEvent]) -> lis
         if change is None:
             expected.append(Expected(mapping.map_key(event.key or {}), None))
         else:
-            expected.append(Expected(change.key, change.values if change.kind == "upsert" else None))
+            values = change.values if change.kind == "upsert" else None
+            expected.append(Expected(change.key, values, marks=change.values if change.kind == "mark" else None))
     return expected
 
 
@@ -139,11 +159,12 @@ def judged(
     keeps: bool,
 ) -> list[Probe]:
     """As `judge`, with the target's rows as they were found."""
-    both = [
-        (comparer.compared(one.values), actual)
-        for one, actual in zip(expected, found, strict=True)
-        if one.values is not None and actual is not None
-    ]
+    both = []
+    for one, actual in zip(expected, found, strict=True):
+        if actual is not None and one.values is not None:
+            both.append((comparer.compared(one.values), actual))
+        elif actual is not None and one.marks is not None:
+            both.append((comparer.marked(one.marks, actual), actual))
     differing = iter(comparer.differences(both))
     answers = []
     for key, one, actual in zip(keys, expected, found, strict=True):
@@ -160,16 +181,17 @@ def digest(key: Sequence[Any]) -> int:
 def _answer(
     key: dict[str, Any], one: Expected, actual: Values | None, differing: Iterator[tuple[str, ...]], *, keeps: bool
 ) -> Probe:
-    columns = next(differing) if one.values is not None and actual is not None else ()
+    wanted = one.values is not None or one.marks is not None
+    columns = next(differing) if wanted and actual is not None else ()
     outcome: Outcome = "matched"
     if one.error is not None:
         outcome = "parked"
-    elif one.values is None:
-        outcome = "absent" if actual is None else "kept" if keeps else "extra"
     elif actual is None:
-        outcome = "missing"
+        outcome = "absent" if one.values is None else "missing"
     elif columns:
         outcome = "different"
+    elif one.values is None:
+        outcome = "kept" if keeps else "extra"
     if outcome not in WRONG:
         return Probe(key, outcome)
     seen = hashlib.blake2b(repr((one.values, actual)).encode(), digest_size=8).hexdigest()
@@ -182,6 +204,8 @@ def repairs(events: Sequence[ChangeEvent], expected: Sequence[Expected], probes:
     for event, one, probe in zip(events, expected, probes, strict=True):
         if event.repair and probe.outcome in {"different", "missing"} and one.values is not None:
             changes.append(RowChange("upsert", one.key, one.values))
+        elif event.repair and probe.outcome == "different" and one.marks is not None:
+            changes.append(RowChange("mark", one.key, one.marks))
         elif event.repair and probe.outcome == "extra":
             changes.append(RowChange("delete", one.key))
     return changes

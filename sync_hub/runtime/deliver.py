@@ -32,7 +32,8 @@ from sync_hub.runtime.batch import (
 )
 from sync_hub.runtime.compare import Comparer, expectations, judge, repairs
 from sync_hub.runtime.control import Control, described
-from sync_hub.runtime.pipelines import Delivery, by_table, shown_phase
+from sync_hub.runtime.copying import Copying
+from sync_hub.runtime.pipelines import COPYING, Delivery, by_table, shown_phase
 from sync_hub.runtime.retry import Backoff
 from sync_hub.settings import Settings
 from sync_hub.state import Pipeline, State
@@ -62,6 +63,7 @@ class Deliver:
         self._phases: dict[str, str] = {}
         self._backoff = Backoff()
         self._next_attempt_at: float | None = None
+        self._copying = Copying(target, settings, state, control)
         self._worked = False
         self._told: list[str] = []
 
@@ -94,29 +96,38 @@ class Deliver:
 
     def detail(self) -> dict[str, Any]:
         """Figures for the beat; called from the beat's thread."""
-        retrying = self._control.state == "backing_off"
         return {
             "kind": "deliver",
             "target": self._target,
-            "pipelines": {name: self._figures(one, retrying) for name, one in list(self._deliveries.items())},
+            "pipelines": {name: self._figures(one) for name, one in list(self._deliveries.items())},
             "error": described(self._control.error),
         }
 
-    def _figures(self, one: Delivery, retrying: bool) -> dict[str, Any]:
+    def _figures(self, one: Delivery) -> dict[str, Any]:
         state = one.state(self._phases.get(one.name, "new"), paused=self._is_paused(one))
+        failing = self._control.error if self._control.state == "backing_off" else None
+        not_copied = self._copying.error(one.name) if one.copying else None
+        retrying = bool(failing or not_copied)
         return {
             "topic": one.topic,
             "state": "retrying" if retrying and state not in {"failed", "paused"} else state,
             "since": one.since,
-            "waiting_for": "person" if one.error else "target" if retrying else one.waiting_for,
+            "waiting_for": "person"
+            if one.error
+            else "target"
+            if failing
+            else "source"
+            if not_copied
+            else one.waiting_for,
+            "waiting": self._copying.blocked_by(one.name) if one.copying else "",
             "applied_total": one.applied.total,
             "applied_per_second": one.applied.figure(),
             "arriving_per_second": one.arrived.figure(),
             "last_applied_at": one.applied.last_at,
             "offsets": {str(partition): offset.next_offset for partition, offset in list(one.offsets.items())},
             "attempt": self._backoff.attempt,
-            "next_attempt_at": self._next_attempt_at if retrying else None,
-            "error": described(one.error or (self._control.error if retrying else None)),
+            "next_attempt_at": self._next_attempt_at if failing else None,
+            "error": described(one.error or failing or not_copied),
         }
 
     def _is_paused(self, one: Delivery) -> bool:
@@ -173,7 +184,7 @@ class Deliver:
             one.waiting_for = None if table else "source"
             if table and one.error is None and self._tried(one, lambda one=one, table=table: one.compile(table)):
                 compiled[name] = one
-        outline = _outline(wanted, paused, {source: catalogs[source] for source in self._waited_for()})
+        known = {source: catalogs[source] for source in self._waited_for()}
         tables = by_table(wanted)
         for name, one in compiled.items():
             table = catalogs[one.pipeline.source][one.pipeline.table]
@@ -183,12 +194,23 @@ class Deliver:
 
             def begin(one: Delivery = one, table: Any = table, shared_by: list[str] = shared_by) -> None:
                 one.info = broker.create_topics([one.topic])[one.topic]
-                one.fit(sink, table, shared_by)
+                one.fit(sink, table, shared_by, load=self._loads(one.pipeline.source))
                 one.start(sink, broker, self._state)
 
-            if self._tried(one, begin):
+            if self._tried(one, begin) and not one.copying:
                 session.deliveries[name] = one
-        return outline
+        wanted = [replace(one, phase=COPYING) if self._deliveries[one.name].copying else one for one in wanted]
+        self._copy(wanted)
+        return _outline(wanted, paused, known)
+
+    def _copy(self, pipelines: Sequence[Pipeline]) -> None:
+        """Have rows copied for those that wait for it; one worker of a target is enough."""
+        if self._member == 0:
+            self._copying.look(pipelines)
+
+    def _loads(self, source: str) -> bool:
+        """Whether the rows that were there before are wanted."""
+        return getattr(self._settings.sources[source].options, "snapshot", "initial") != "never"
 
     def _kept(self, pipeline: Pipeline) -> Delivery:
         """A new session keeps figures and errors; an error is forgotten on request, or when the worker starts anew."""
@@ -212,6 +234,7 @@ class Deliver:
         pipelines = self._state.pipelines()
         self._phases = {pipeline.name: shown_phase(pipeline) for pipeline in pipelines}
         mine = [pipeline for pipeline in pipelines if pipeline.target == self._target]
+        self._copy(mine)
         return _outline(mine, self._paused(), {source: self._state.tables(source) for source in self._waited_for()})
 
     def _paused(self) -> dict[str, bool]:
@@ -439,7 +462,7 @@ class Session:
 
     def _pass_barrier(self, subscription: Subscription, one: Delivery, version: str) -> None:
         """When all partitions stand at the barrier or past it, do its work and move them on in one transaction."""
-        rows = self._sink.load_offsets([one.name])
+        rows = [row for row in self._sink.load_offsets([one.name]) if row.topic == one.topic]
         if all(row.barrier == version or row.last_version >= version for row in rows):
             ends = [
                 replace(row, next_offset=row.next_offset + 1, last_version=version, barrier="")
@@ -472,9 +495,9 @@ def _outline(
     )
 
 
-def _identity(pipeline: Pipeline) -> tuple[str, str, int]:
+def _identity(pipeline: Pipeline) -> tuple[str, str, int, bool]:
     """What a pipeline is delivered by: another mapping, or another loading, begins anew."""
-    return pipeline.name, pipeline.bundle, pipeline.reloads
+    return pipeline.name, pipeline.bundle, pipeline.reloads, pipeline.phase == COPYING
 
 
 def _about(event: ChangeEvent, error: Rejected) -> Rejected:

@@ -154,11 +154,26 @@ class FirstLook:
                 if self._tally.stopped:
                     return []
         if self._view.keeps:
-            self._tally.add(kept=len(extra))
-            return []
+            return self._kept(extra)
         asked = self._askable(extra) if self._view.undone else [None] * len(extra)
         self._second_look([key for key, source_key in zip(extra, asked, strict=True) if source_key is None])
         return [source_key for source_key in asked if source_key is not None]
+
+    def _kept(self, extra: Sequence[tuple[Any, ...]]) -> list[dict[str, Any]]:
+        """Source keys of rows that are gone and should have been marked, but are not."""
+        view = self._view
+        if not (view.mapping.mark_columns and view.undone):
+            self._tally.add(kept=len(extra))
+            return []
+        suspects: list[dict[str, Any]] = []
+        for start in range(0, len(extra), PAGE_ROWS):
+            keys = [key for key in self._askable(extra[start : start + PAGE_ROWS]) if key is not None]
+            expected = view.gone(keys)
+            answers = judged(view.comparer, keys, expected, view.comparer.found(expected), keeps=True)
+            suspects += [answer.key for answer in answers if answer.outcome in WRONG]
+            self._tally.add(kept=counted(answers).get("kept", 0))
+            self._tally.turn()
+        return suspects
 
     def _askable(self, keys: Sequence[tuple[Any, ...]]) -> list[dict[str, Any] | None]:
         """The source's keys of target keys, None where the source can have no such key."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+import uuid
 from collections.abc import Sequence
 
 import msgspec
@@ -18,7 +19,7 @@ from sync_hub.mapping.faults import SyntaxProblem
 from sync_hub.mapping.loader import Bundle, load_bundles
 from sync_hub.mapping.spec import MappingSpec, parse_spec
 from sync_hub.model import Finding, Offset, SinkBatch, Table, TopicInfo
-from sync_hub.ports import Broker, Sink
+from sync_hub.ports import BlockSink, Broker, Sink
 from sync_hub.runtime.control import Rate
 from sync_hub.settings import Settings
 from sync_hub.state import Pipeline, State
@@ -29,6 +30,10 @@ _NAME = re.compile(r"^\s*[a-z_][a-z0-9_]*\s*$")
 BEGINNING = frozenset({"new", "starting", "adopting"})
 """Phases in which a missing target table is made: all its rows are about to be loaded."""
 LOADING = frozenset({"adopting", "ready", "loading"})
+COPYING = "copying"
+"""The phase in which existing rows go straight to the view; its events wait."""
+COPIED_ROWS = "#copied"
+"""Where a topic's offsets have one a partition, this has how many rows were copied; no topic can have such a name."""
 
 
 def configured(settings: Settings) -> dict[str, tuple[Bundle, MappingSpec]]:
@@ -122,6 +127,8 @@ class Delivery:
         self.mapping: CompiledMapping
         self.target: Table
         self.shared = False
+        self.copyable = False
+        self.copying = False
         self.offsets: dict[int, Offset] = {}
         self.error: SyncHubError | None = None
         self.waiting_for: str | None = None
@@ -158,8 +165,11 @@ class Delivery:
         """Compile the mapping for the source table as capture described it. Raises `ConfigError`."""
         self.mapping = compile_mapping(stored_bundle(self.pipeline), table, secrets=os.environ)
 
-    def fit(self, sink: Sink, table: Table, shared_by: Sequence[str]) -> None:
-        """Check the mapping against both catalogs, creating the target table if the mapping says so."""
+    def fit(self, sink: Sink, table: Table, shared_by: Sequence[str], *, load: bool = True) -> None:
+        """Check the mapping against both catalogs, creating the target table if the mapping says so.
+
+        `load`: whether existing rows are wanted.
+        """
         spec = self.mapping.spec
         target = sink.describe(spec.target_table)
         if target is None and spec.create and self.pipeline.phase not in BEGINNING:
@@ -181,6 +191,8 @@ class Delivery:
         self.shared = len(shared_by) > 1
         if self.shared:
             sink.share(spec.target_table, shared_by)
+        wanted = load and not self.shared and isinstance(sink, BlockSink)
+        self.copyable = wanted and bool(self.mapping.copied(self.mapping.columns, self.target))
 
     def start(self, sink: Sink, broker: Broker, state: State) -> None:
         """Make sure of an offset row for every partition. A pipeline that is new starts at the topic's end."""
@@ -204,12 +216,24 @@ class Delivery:
             )
         if not rows:
             state.advance_phase([self.name], "starting", only_from=["new"])
-            sink.start_offsets(self._at_end(broker))
+            sink.start_offsets([*self._at_end(broker), *self._nothing_copied()])
             rows = sink.load_offsets([self.name])
+        copied = copy_row(rows)
+        rows = [row for row in rows if row.topic == self.topic]
         self._prove(rows)
         self._prove_bounds(rows, broker)
-        state.advance_phase([self.name], "ready", only_from=["new", "starting"])
+        to_copy = copied is not None and bool(copied.topic_id)
+        state.advance_phase([self.name], COPYING if to_copy else "ready", only_from=["new", "starting"])
         state.adopted(self.pipeline)
+        self.copying = _phase(state, self.name) == COPYING
+        if copied and to_copy and not self.copying:  # who still copies must not go on beside the events
+            sink.write(SinkBatch([(copied, replace(copied, topic_id=""))], []))
+
+    def _nothing_copied(self) -> list[Offset]:
+        """The row that copying moves on; its `topic_id` is empty once nothing is to be copied any more."""
+        if not self.copyable:
+            return []
+        return [Offset(self.name, self.topic + COPIED_ROWS, 0, uuid.uuid4().hex, 0, "", self.mapping.hash)]
 
     def _adopt(self, rows: Sequence[Offset], sink: Sink, broker: Broker) -> list[Offset]:
         """Fit the offset rows to the mapping and the topic as they are now: all rows are about to be loaded again.
@@ -285,6 +309,16 @@ class Delivery:
                     hint="records were deleted before they were applied: load the pipeline again",
                     command=f"sync-hub recover {self.pipeline.source}",
                 )
+
+
+def is_copy_row(row: Offset) -> bool:
+    """Whether this says how far copying came, not where a partition is read."""
+    return row.topic.endswith(COPIED_ROWS)
+
+
+def copy_row(rows: Sequence[Offset]) -> Offset | None:
+    """Of one pipeline's offsets, the row that says how far copying came."""
+    return next(filter(is_copy_row, rows), None)
 
 
 def refuse(findings: Sequence[Finding]) -> None:

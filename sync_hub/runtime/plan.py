@@ -32,7 +32,7 @@ from sync_hub.mapping.loader import Bundle
 from sync_hub.mapping.spec import MappingSpec, parse_spec
 from sync_hub.model import Column, Finding, Table
 from sync_hub.ports import Sink, Source
-from sync_hub.runtime.pipelines import BEGINNING, configured, differs, stored_bundle
+from sync_hub.runtime.pipelines import BEGINNING, configured, differs, is_copy_row, stored_bundle
 from sync_hub.settings import Settings
 from sync_hub.state import Pipeline, State
 
@@ -237,7 +237,7 @@ class Planner:
         sink = self._sink(pipeline.target)
         if sink.describe(_OFFSETS) is None:
             return set()
-        return {offset.mapping_hash for offset in sink.load_offsets([pipeline.name])}
+        return {row.mapping_hash for row in sink.load_offsets([pipeline.name]) if not is_copy_row(row)}
 
     def _table(self, spec: MappingSpec) -> Table:
         source = self._source(spec.source)

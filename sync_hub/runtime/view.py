@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from sync_hub.mapping.apply import CompiledMapping
-from sync_hub.model import ChangeEvent, Table
+from sync_hub.model import ChangeEvent, Table, version_prefix, version_suffix
 from sync_hub.runtime.compare import Comparer, Expected, expectations
+
+_VERSION: Final = version_prefix(0, 0) + version_suffix(0)
 
 
 class View:
@@ -17,7 +19,7 @@ class View:
         self.mapping = mapping
         self.name = mapping.spec.name
         self.table = table
-        self._target_types = {column.name: column.declared or column.type for column in target.columns}
+        self._target = target
         self.comparer = comparer
         self.target = mapping.spec.target_table
         self.keeps = mapping.spec.on_delete != "delete"
@@ -25,13 +27,9 @@ class View:
 
     def summable(self) -> dict[str, str]:
         """Source columns by target column where the view is nothing but a copy, of the same types; else nothing."""
-        if self.mapping.condition is not None or self.keeps or not self.undone:
+        if self.keeps or not self.undone:
             return {}
-        fields = [field for field in self.mapping.fields if field.name in self.comparer.columns]
-        types = {column.name: column.declared or column.type for column in self.table.columns}
-        alike = all(types.get(field.column) == self._target_types[field.name] for field in fields)
-        in_order = tuple(field.column for field in self.mapping.key_fields) == self.table.key
-        return {field.name: field.column for field in fields} if alike and in_order else {}
+        return self.mapping.copied(self.comparer.columns, self._target)
 
     def identity(self, key: Mapping[str, Any]) -> tuple[str, ...]:
         """An event key as something that is equal for equal keys, however their values are spelled in JSON."""
@@ -43,21 +41,24 @@ class View:
 
     def expected(self, rows: Sequence[dict[str, Any]], keys: Sequence[dict[str, Any]]) -> list[Expected]:
         """What the target should have for these source rows."""
-        events = [
-            ChangeEvent(
-                source=self.mapping.spec.source,
-                schema=self.table.schema,
-                table=self.table.name,
-                operation="read",
-                key=key,
-                before=None,
-                after=row,
-                version="-",
-                committed_at=0,
-            )
-            for row, key in zip(rows, keys, strict=True)
-        ]
-        return expectations(self.mapping, events)
+        return expectations(self.mapping, [self._event(key, row) for row, key in zip(rows, keys, strict=True)])
+
+    def gone(self, keys: Sequence[dict[str, Any]]) -> list[Expected]:
+        """What the target should have for source rows that are not there any more."""
+        return expectations(self.mapping, [self._event(key, None) for key in keys])
+
+    def _event(self, key: dict[str, Any], row: dict[str, Any] | None) -> ChangeEvent:
+        return ChangeEvent(
+            source=self.mapping.spec.source,
+            schema=self.table.schema,
+            table=self.table.name,
+            operation="delete" if row is None else "read",
+            key=key,
+            before=None,
+            after=row,
+            version=_VERSION,
+            committed_at=0,
+        )
 
     def source_key(self, key: Sequence[Any]) -> dict[str, Any]:
         """The source's key of a target key, where `undone` says that it can be told."""

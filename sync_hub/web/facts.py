@@ -40,6 +40,12 @@ class Facts(Struct, frozen=True):
         """Snapshots of a source that are not finished, oldest first."""
         return [one for one in self.snapshots if one.source == source and one.finished_at is None]
 
+    def copying_waits(self, source: str) -> str:
+        """Which transaction of a source holds up who copies its rows; empty: none."""
+        names = [one.name for one in self.pipelines if one.source == source]
+        told = [report.get("waiting") for name in names for _, report in self.reports(name)]
+        return next(filter(None, told), "")
+
     def verifying(self, pipeline: str) -> Verification | None:
         """The verification of a pipeline that runs, else the one that waits."""
         mine = [one for one in self.verifications.get(pipeline, ()) if one.finished_at is None]

@@ -97,7 +97,7 @@ def _source(name: str, settings: Settings, facts: Facts) -> Document:
         "retained_log_limit_bytes": status.get("retained_log_limit_bytes"),
         "slot_status": status.get("slot_status"),
         "last_event_at": iso(detail.get("last_event_at")),
-        "waiting": detail.get("waiting") or "",
+        "waiting": detail.get("waiting") or facts.copying_waits(name),
         "paused": _pause(pause),
         "snapshot": detail.get("snapshot"),
         "snapshots": [_snapshot(one) for one in facts.loading(name)],

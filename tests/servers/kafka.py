@@ -141,13 +141,23 @@ class SharedKafka:
         with self._locked():
             state = json.loads(self._state.read_text()) if self._state.exists() else {"users": 0}
             if not state["users"]:
-                server = Kafka(self._folder / f"kafka-{uuid.uuid4().hex[:8]}")
-                server.start()
+                server = self._started()
                 assert server.process
                 state |= {"address": server.address, "pid": server.process.pid, "folder": str(server.folder)}
             state["users"] += 1
             self._state.write_text(json.dumps(state))
             return str(state["address"])
+
+    def _started(self) -> Kafka:
+        """A server that runs; another test may have taken a port that was free a moment ago."""
+        for _ in range(3):
+            server = Kafka(self._folder / f"kafka-{uuid.uuid4().hex[:8]}")
+            try:
+                server.start()
+            except RuntimeError:
+                continue
+            return server
+        raise RuntimeError(f"no Kafka starts: see {server.folder / 'kafka.log'}")
 
     def release(self) -> None:
         """Stop the server if this process is the last."""
