@@ -19,8 +19,8 @@ Values = tuple[Any, ...]
 class Expected(NamedTuple):
     """What the target should have under `key`: `values` of the mapping's columns, None when it should have no row.
 
-    `error` says that the row cannot be mapped; nothing is known about the target then. `marks` are what the mapping sets
-    its `mark_columns` to in a row that is gone.
+    `error` says that the row cannot be mapped; nothing is known about the target then. `marks` are what the mapping
+    sets its `mark_columns` to in a row that is gone.
     """
 
     key: Values

@@ -58,6 +58,14 @@ to: {target: crm, table: kept, create: true}
 key: [id]
 copy: [id, name]
 on_delete: keep
+---
+mapping: marked
+from: {source: {source}, table: public.accounts}
+to: {target: crm, table: marked, create: true}
+key: [id]
+copy: [id, name]
+where: active
+on_delete: {set: {status: {value: closed}, deleted_at: _committed_at, old: id}}
 """
 
 
@@ -123,6 +131,23 @@ def test_what_was_broken_by_hand_is_found_and_repaired(lab: Lab) -> None:
     (repaired,) = lab.verify("accounts_to_crm", repair=True)
     assert (repaired.repaired, repaired.agrees, repaired.matched) == (6, True, 400)
     lab.agrees()
+
+
+def test_rows_that_are_gone_and_were_not_marked_are_found_and_marked(lab: Lab) -> None:
+    execute(
+        lab.target,
+        "insert into marked (id, status, deleted_at) values (900001, 'closed', now()), (900002, null, null),"
+        " (900003, 'closed', null), (900004, 'open', '2026-01-01Z'), (5, null, null), (10, 'closed', '2026-01-01Z')",
+    )
+    (found,) = lab.verify("marked")
+    assert (found.matched, found.different, found.kept, found.missing, found.extra) == (400, 4, 2, 0, 0)
+    assert found.columns == {"status": 3, "deleted_at": 3}
+    (repaired,) = lab.verify("marked", repair=True)
+    assert (repaired.repaired, repaired.agrees, repaired.matched, repaired.kept) == (4, True, 400, 6)
+    marked = "select id from marked where status = 'closed' and deleted_at is not null order by id"
+    assert query(lab.target, marked) == [(number,) for number in (5, 10, 900001, 900002, 900003, 900004)]
+    untouched = "select deleted_at = '2026-01-01Z' from marked where id = 10"
+    assert query(lab.target, untouched) == [(True,)]
 
 
 def test_plain_copies_are_compared_by_ranges_and_broken_rows_found_in_them(lab: Lab) -> None:
