@@ -165,6 +165,7 @@ class ConfluentClient:
     def group_consumer(self, topics: Sequence[str], group: str, instance: str) -> ConfluentConsumer:
         """See `Client.group_consumer`."""
         self._metadata()
+        again = self._is_member(group, instance)
         consumer = self._consumer(
             {
                 "group.id": group,
@@ -173,8 +174,13 @@ class ConfluentClient:
                 "heartbeat.interval.ms": common.HEARTBEAT_MILLISECONDS,
             }
         )
-        consumer.subscribe(topics)
+        consumer.subscribe(topics, again=again)
         return consumer
+
+    def _is_member(self, group: str, instance: str) -> bool:
+        described = self._open().describe_consumer_groups([group], request_timeout=self._timeout)
+        found = self._result("looking for the old place in the group", described[group])
+        return any(member.group_instance_id == instance for member in found.members)
 
     def lone_consumer(self) -> ConfluentConsumer:
         """See `Client.lone_consumer`."""

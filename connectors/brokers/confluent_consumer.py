@@ -17,9 +17,11 @@ class ConfluentConsumer:
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
         self._assigned: list[TopicPartition] | None = None
+        self._leave_first: list[str] = []
 
-    def subscribe(self, topics: Sequence[str]) -> None:
-        """Join the group for these topics."""
+    def subscribe(self, topics: Sequence[str], *, again: bool = False) -> None:
+        """Join the group for these topics; `again` when the member's old place is to be given up first."""
+        self._leave_first = list(topics) if again else []
         self._consumer.subscribe(list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke)
 
     def _on_assign(self, consumer: Any, partitions: list[Any]) -> None:
@@ -38,10 +40,14 @@ class ConfluentConsumer:
         if first is not None and max_records > 1:
             messages += asking("reading", lambda: self._consumer.consume(max_records - 1, 0))
         messages = [message for message in messages if not _is_notice(message)]
-        if self._assigned is not None:
-            assigned, self._assigned = self._assigned, None
+        if self._assigned is None:
+            return [_record(message) for message in messages], None
+        assigned, self._assigned = self._assigned, None
+        if not self._leave_first:
             return [], assigned
-        return [_record(message) for message in messages], None
+        self._consumer.unsubscribe()  # librdkafka leaves the group, as a member with a name too, only so
+        self.subscribe(self._leave_first)
+        return [], None
 
     def start(self, places: Mapping[TopicPartition, int]) -> None:
         """See `Consumer.start`. Assigning anew also drops what was fetched from elsewhere."""

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _VERIFY_SECONDS = 30.0
 _ROOM_SECONDS = 5.0
+_NOT_READY_SECONDS = 0.1
 _DEFAULT_RECORD_BYTES = 1_048_588
 
 
@@ -177,7 +178,15 @@ class KafkaBroker:
         return KafkaSubscription(join, on_assign, partial(self._verify, names))
 
     def _join(self, topics: Sequence[str], group: str, instance: str) -> Consumer:
-        return self._client().group_consumer(topics, group, instance)
+        """Join the group. A new cluster is not ready for its first group at once, and is waited for."""
+        client, end = self._client(), time.monotonic() + self._options.timeout_seconds
+        while True:
+            try:
+                return client.group_consumer(topics, group, instance)
+            except Unavailable as error:
+                if error.code != "broker_not_ready" or time.monotonic() >= end:
+                    raise
+                time.sleep(_NOT_READY_SECONDS)
 
     def fetch(self, partition: TopicPartition, offset: int) -> Record | None:
         """See `Broker.fetch`."""

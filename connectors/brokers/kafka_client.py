@@ -120,7 +120,11 @@ class Client(Protocol):
         ...
 
     def group_consumer(self, topics: Sequence[str], group: str, instance: str) -> Consumer:
-        """Join a group. `instance` names this member: when it is started again it takes its own place at once."""
+        """Join a group. `instance` names this member: started again, it need not wait for its old session to end.
+
+        It gives its old place up and joins anew. To take the place over would give it the old share as well, unseen by
+        the group: one for other topics, or an empty one when the member was killed before it knew its topics.
+        """
         ...
 
     def lone_consumer(self) -> Consumer:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import kafka
 from kafka import errors
-from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
 
 from connectors.brokers import kafka_client as common
 from connectors.brokers.kafka_client import ProducerLimits, TopicFacts
@@ -137,6 +137,8 @@ class KafkaPythonClient:
             "session_timeout_ms": common.SESSION_MILLISECONDS,
             "heartbeat_interval_ms": common.HEARTBEAT_MILLISECONDS,
         }
+        admin, old = self._open(), MemberToRemove(group_instance_id=instance)
+        asking("leaving the old place in the group", lambda: admin.remove_group_members(group, [old]))
         consumer = KafkaPythonConsumer(self._consumer(settings))
         consumer.subscribe(topics)
         return consumer

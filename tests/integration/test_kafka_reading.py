@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 import uuid
@@ -11,6 +12,7 @@ from typing import Any
 
 import kafka
 import pytest
+from kafka.coordinator.assignors.range import RangePartitionAssignor
 
 from connectors.brokers import kafka as kafka_broker
 from connectors.brokers.kafka import KafkaBroker
@@ -163,6 +165,72 @@ def test_member_that_starts_again_takes_its_place_at_once(
     read(killed, 10)
     with pytest.raises(Unavailable, match="member_replaced"):
         read(successor, 1)
+
+
+class KnowsNoTopics(RangePartitionAssignor):  # type: ignore[misc]
+    """What kafka-python does before it has heard of its topics; when it has, it joins again."""
+
+    @classmethod
+    def assign(cls, cluster: Any, members: Any) -> Any:
+        cluster.partitions_for_topic = lambda topic: None
+        return super().assign(cluster, members)
+
+
+def test_member_killed_before_it_knew_its_topics_leaves_no_empty_share(
+    broker: KafkaBroker, topic: str, subscribe: Callable[..., Subscription], kafka_address: str
+) -> None:
+    group = uuid.uuid4().hex
+    broker.publish(keyed(topic, range(10)))
+    assert broker.flush(30)
+    killed = kafka.KafkaConsumer(
+        topic,
+        bootstrap_servers=kafka_address,
+        group_id=f"test.{group}",
+        group_instance_id=f"test.{group}.{socket.gethostname()}.0",
+        session_timeout_ms=30_000,
+        partition_assignment_strategy=[KnowsNoTopics],
+    )
+    with closing(killed), closing(kafka.KafkaAdminClient(bootstrap_servers=kafka_address)) as admin:
+
+        def is_stable() -> bool:
+            killed.poll(100)
+            return bool(admin.describe_groups([f"test.{group}"])[f"test.{group}"]["group_state"] == "Stable")
+
+        until(is_stable)
+        started = time.monotonic()
+        read(subscribe(topic, group), 10)
+        assert time.monotonic() - started < 5
+
+
+def test_member_that_starts_again_with_other_topics_reads_them(
+    broker: KafkaBroker, topic: str, subscribe: Callable[..., Subscription]
+) -> None:
+    group, other = uuid.uuid4().hex, f"{topic}o"
+    broker.create_topics([other])
+    broker.publish(keyed(other, range(10)))
+    assert broker.flush(30)
+    killed = subscribe(topic, group)
+    until(lambda: not killed.poll(0.1, 10) and bool(killed.assignment()))
+    started = time.monotonic()
+    read(subscribe(other, group), 10)
+    assert time.monotonic() - started < 5
+
+
+def test_one_of_two_members_that_starts_again_with_one_more_topic_shares_both(
+    broker: KafkaBroker, topic: str, connect: Callable[[], KafkaBroker], subscribe: Callable[..., Subscription]
+) -> None:
+    target, group, other = Target(), uuid.uuid4().hex, f"{topic}o"
+    broker.create_topics([other])
+    members = [Member(subscribe(topic, group, member=number, on_assign=target.on_assign), target) for number in (0, 1)]
+    until(lambda: [len(member.subscription.assignment()) for member in members] == [3, 3])
+    for number in (1, 0):
+        members[number].stop()
+        subscription = connect().subscribe([topic, other], group, member=number, on_assign=target.on_assign)
+        members[number] = Member(subscription, target)
+        until(lambda: len({place for one in members for place in one.subscription.assignment()}) == 12, 10)
+    for member in members:
+        member.stop()
+        assert member.error is None
 
 
 def test_assignment_always_arrives(topic: str, subscribe: Callable[..., Subscription]) -> None:
