@@ -27,9 +27,14 @@ def read(
 ) -> tuple[list[bytes], int, tuple[str, ...] | None]:
     """The next rows by key, how many they are, and the key to go on after; fewer rows when they are wide.
 
-    Raises psycopg errors.
+    Raises psycopg errors; the connection is closed when one leaves it amid the COPY.
     """
-    pieces, count, last, cut = _copied(connection, reader.copying(columns, after, rows).encode())
+    try:
+        pieces, count, last, cut = _copied(connection, reader.copying(columns, after, rows).encode())
+    except psycopg.Error:
+        if connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+            connection.close()
+        raise
     if not (cut or count == rows):
         return pieces, count, None
     values = last.removesuffix(b"\n").split(b"\t")

@@ -62,7 +62,7 @@ class Copying:
         if self._running is None and any(one.phase == COPYING for one in pipelines):
             self._running = self._thread.submit(self._run)
 
-    def error(self, pipeline: str) -> SyncHubError | None:
+    def failure(self, pipeline: str) -> SyncHubError | None:
         """Why this pipeline's rows do not come."""
         return self._errors.get(pipeline)
 

@@ -106,7 +106,7 @@ class Deliver:
     def _figures(self, one: Delivery) -> dict[str, Any]:
         state = one.state(self._phases.get(one.name, "new"), paused=self._is_paused(one))
         failing = self._control.error if self._control.state == "backing_off" else None
-        not_copied = self._copying.error(one.name) if one.copying else None
+        not_copied = self._copying.failure(one.name) if one.copying else None
         retrying = bool(failing or not_copied)
         return {
             "topic": one.topic,
