@@ -178,7 +178,8 @@ class ConfluentClient:
         return consumer
 
     def _is_member(self, group: str, instance: str) -> bool:
-        described = self._open().describe_consumer_groups([group], request_timeout=self._timeout)
+        admin = admin_api.AdminClient(self._settings, logger=logger)  # one that saw a broker restart gets no answer
+        described = admin.describe_consumer_groups([group], request_timeout=self._timeout)
         found = self._result("looking for the old place in the group", described[group])
         return any(member.group_instance_id == instance for member in found.members)
 

@@ -67,3 +67,5 @@ def asking(what: str, ask: Callable[[], T]) -> T:
         return ask()
     except KafkaException as error:
         raise_error(what, error.args[0])
+    except TimeoutError as error:  # of a future: the library's own deadline came later
+        raise common.unreachable(what, "no answer in time") from error
