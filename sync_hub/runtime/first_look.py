@@ -2,48 +2,41 @@
 
 from __future__ import annotations
 
-import time
 from array import array
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, Final
 
-from sync_hub.envelope import topic_name
-from sync_hub.errors import Unavailable
 from sync_hub.model import RangeSum
 from sync_hub.ports import Sink, Source
 from sync_hub.runtime.compare import digest, judged
-from sync_hub.runtime.lag import CLOCK_RECORDS, Clock, passed
 from sync_hub.runtime.tally import Tally
 from sync_hub.runtime.view import View
-from sync_hub.state import Pipeline, State
 from sync_hub.state_verifications import WRONG, VerificationOptions, counted
 
 PAGE_ROWS: Final = 2000
 RANGE_ROWS: Final = 20_000
-LOOK_SECONDS: Final = 0.5
-PROVEN_SECONDS: Final = 60.0
 
 
 class FirstLook:
-    """Finds rows that may differ. What it counts as matched has been equal; what it suspects has to be asked."""
+    """Finds rows that may differ. What it counts as matched has been equal; what it suspects has to be asked.
+
+    `unaskable` are target keys of rows that may be extra, and that the source's keys cannot be told of.
+    """
 
     def __init__(
         self,
         view: View,
         ends: tuple[Source, Sink],
-        pipeline: Pipeline,
         options: VerificationOptions,
         tally: Tally,
-        state: State,
     ) -> None:
         self._view = view
         self._source, self._sink = ends
-        self._pipeline = pipeline
         self._options = options
         self._tally = tally
-        self._state = state
+        self.unaskable: list[tuple[Any, ...]] = []
 
     def suspects(self) -> list[dict[str, Any]]:
         """Compare all rows as they are now; returns the source keys of what does not agree."""
@@ -156,7 +149,7 @@ class FirstLook:
         if self._view.keeps:
             return self._kept(extra)
         asked = self._askable(extra) if self._view.undone else [None] * len(extra)
-        self._second_look([key for key, source_key in zip(extra, asked, strict=True) if source_key is None])
+        self.unaskable += [key for key, source_key in zip(extra, asked, strict=True) if source_key is None]
         return [source_key for source_key in asked if source_key is not None]
 
     def _kept(self, extra: Sequence[tuple[Any, ...]]) -> list[dict[str, Any]]:
@@ -178,65 +171,6 @@ class FirstLook:
     def _askable(self, keys: Sequence[tuple[Any, ...]]) -> list[dict[str, Any] | None]:
         """The source's keys of target keys, None where the source can have no such key."""
         return self._source.event_keys(self._view.table.full_name, [self._view.source_key(key) for key in keys])
-
-    def _second_look(self, extra: list[tuple[Any, ...]]) -> None:
-        """Keys that are computed cannot be asked for at the source: look at all of it again for rows that make them.
-
-        What is still in the target when all that was committed before is applied, as it was, is extra.
-        """
-        comparer = self._view.comparer
-        before = {repr(key): row for key, row in zip(extra, comparer.find(extra), strict=True) if row is not None}
-        after: tuple[Any, ...] | None = None
-        while before and not self._tally.stopped:
-            rows, after = self._source.read_page(self._view.table.full_name, after, PAGE_ROWS)
-            for row in comparer.found(self._view.expected(rows, [self._view.event_key(row) for row in rows])):
-                if row is not None:
-                    before.pop(repr(comparer.key_of(row)), None)
-            self._tally.turn()
-            if after is None:
-                break
-        if before and self._proven_past():
-            now = comparer.find(extra)
-            still = [
-                key for key, row in zip(extra, now, strict=True) if row is not None and before.get(repr(key)) == row
-            ]
-            examples = [f"{', '.join(map(str, key))}: extra" for key in still]
-            self._tally.example(examples)
-            self._tally.add(extra=len(still))
-
-    def _proven_past(self) -> bool:
-        """Wait until the pipeline has applied all that was committed before, by the source's clock; False when stopped.
-
-        Raises `Unavailable` when it does not get there.
-        """
-        topic, until = topic_name(self._pipeline.source, self._pipeline.table), time.monotonic() + PROVEN_SECONDS
-        clock = Clock(time.time(), heartbeat_seconds=0.0)
-        moment = clock.at_source(self._state.progress(self._pipeline.source, limit=CLOCK_RECORDS))
-        while not self._tally.stopped:
-            applied = applied_offsets(self._state, self._pipeline.name)
-            proven = [p for p in self._state.progress(self._pipeline.source, limit=20) if passed(p, topic, applied)]
-            if proven and proven[0].source_time > moment:
-                return True
-            if time.monotonic() > until:
-                raise Unavailable(
-                    "probe_unanswered",
-                    f"pipeline {self._pipeline.name} has not caught up within {PROVEN_SECONDS:.0f} s",
-                    hint="it can only be verified while it keeps up with its source",
-                    command=f"sync-hub status {self._pipeline.name}",
-                )
-            self._tally.control.wait(LOOK_SECONDS)
-            self._tally.turn()
-        return False
-
-
-def applied_offsets(state: State, pipeline: str) -> dict[int, int]:
-    """The next offset of each partition, as the workers of the pipeline's target last told."""
-    applied: dict[int, int] = {}
-    for worker in state.workers():
-        figures = worker.detail.get("pipelines", {}).get(pipeline, {})
-        for partition, offset in figures.get("offsets", {}).items():
-            applied[int(partition)] = max(offset, applied.get(int(partition), 0))
-    return applied
 
 
 def _contains(ordered: array[int], value: int) -> bool:

@@ -20,8 +20,9 @@ from sync_hub.mapping.apply import compile_mapping
 from sync_hub.ports import Sink, Source
 from sync_hub.runtime.compare import Comparer
 from sync_hub.runtime.control import Control, answer_requests, described
+from sync_hub.runtime.extras import Extras
 from sync_hub.runtime.first_look import FirstLook
-from sync_hub.runtime.pipelines import stored_bundle
+from sync_hub.runtime.pipelines import by_table, stored_bundle
 from sync_hub.runtime.questions import Questions
 from sync_hub.runtime.tally import Tally
 from sync_hub.runtime.view import View
@@ -196,10 +197,15 @@ class Run:
         tally.report = replace(tally.report, rows_estimated=max(0, now.rows_estimated if now is not None else 0))
         view = self._view(pipeline, sink)
         suspects: Sequence[dict[str, Any]] = asked.options.keys
+        look = FirstLook(view, (source, sink), asked.options, tally)
         if not suspects:
-            suspects = FirstLook(view, (source, sink), pipeline, asked.options, tally, self._state).suspects()
+            suspects = look.suspects()
         if not tally.stopped:
             Questions(view, pipeline, asked, tally, self._state).ask(_event_keys(source, pipeline.table, suspects))
+        if not tally.stopped:
+            extras = Extras(view, (source, sink), pipeline, tally, self._state)
+            broker = self._settings.new_broker
+            extras.settle(look.unaskable, broker, repair=asked.options.repair, shared=self._is_shared(pipeline, view))
         return None if tally.stopped else replace(asked, state="done", report=tally.report)
 
     def _loaded_pipeline(self) -> Pipeline:
@@ -218,6 +224,11 @@ class Run:
                 command=f"sync-hub resume {paused[0]}",
             )
         return pipeline
+
+    def _is_shared(self, pipeline: Pipeline, view: View) -> bool:
+        """Whether other mappings write to the same table."""
+        of_target = [one for one in self._state.pipelines() if one.target == pipeline.target]
+        return len(by_table(of_target)[view.target]) > 1
 
     def _view(self, pipeline: Pipeline, sink: Sink) -> View:
         table = self._state.tables(pipeline.source)[pipeline.table]

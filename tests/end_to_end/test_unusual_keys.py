@@ -97,6 +97,7 @@ def test_rows_are_keyed_by_arrays(lab: Lab) -> None:
         ("spans", "span = '2 months 6 days 03:00:01'", "span = '99 days 04:30:01.5'", "('1 year', 'extra')"),
         ("names", "name = 'name 2'", "name = 'name 3'", "('NAME 100', 'extra')"),
         ("counted", "id = '2'", "id = '-3'", "('100', 'extra')"),
+        ("counted", "id = '4'", "id = '-4'", "('no number', 'extra')"),
     ],
 )
 def test_what_differs_under_a_key_is_found_and_repaired_however_the_key_is_spelled(
