@@ -352,15 +352,20 @@ class Sink(Protocol):
         """
         ...
 
-    def keys_between(
+    def rows_between(
         self,
         table: str,
+        columns: Sequence[str],
         key: Sequence[str],
         between: tuple[tuple[Any, ...] | None, tuple[Any, ...] | None],
+        limit: int,
         *,
         mapping: str = "",
-    ) -> list[tuple[Any, ...]]:
-        """The keys in such a range, as wire values. Asked for only where `checksum` gives one."""
+    ) -> list[tuple[Any, ...]] | None:
+        """Rows in such a range, as `read_rows` gives them; if there are more than `limit`, any so many of them.
+
+        None where it does not order keys of such types as a source does.
+        """
         ...
 
     def as_stored(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:

@@ -89,14 +89,22 @@ def checksum(
     return RangeSum(SUM_KIND, rows, digest)
 
 
-def keys_between(
-    cursor: RawCursor[Any], table: Table, key: Sequence[str], between: Between, flag: str
-) -> list[tuple[Any, ...]]:
-    """The keys in a range."""
-    parts = _columns(table, key)
+def rows_between(
+    cursor: RawCursor[Any],
+    table: Table,
+    columns: Sequence[str],
+    key: Sequence[str],
+    between: Between,
+    flag: str,
+    limit: int,
+) -> list[tuple[Any, ...]] | None:
+    """Rows in a key range, at most `limit`; None where keys of such types have no order that all databases share."""
+    described, parts = _columns(table, columns), _columns(table, key)
+    if not can_sum([], [part.type for part in parts]):
+        return None
     where, parameters = _between(table, parts, between, flag)
-    cursor.execute(f"{_select(table, parts)}{where}", parameters)
-    return _rows(cursor, parts)
+    cursor.execute(f"{_select(table, described)}{where} limit {int(limit)}", parameters)
+    return _rows(cursor, described)
 
 
 def _between(table: Table, key: Sequence[Column], between: Between, flag: str) -> tuple[str, list[Any]]:

@@ -216,13 +216,20 @@ class PostgresSink:
             flag = flag_column(mapping) if mapping else ""
             return pgread.checksum(self._cursor(), self._described(table), key, columns, between, flag)
 
-    def keys_between(
-        self, table: str, key: Sequence[str], between: pgread.Between, *, mapping: str = ""
-    ) -> list[tuple[Any, ...]]:
-        """The keys in a range: see `Sink.keys_between`."""
+    def rows_between(
+        self,
+        table: str,
+        columns: Sequence[str],
+        key: Sequence[str],
+        between: pgread.Between,
+        limit: int,
+        *,
+        mapping: str = "",
+    ) -> list[tuple[Any, ...]] | None:
+        """Rows in a key range: see `Sink.rows_between`."""
         with self._translated():
             flag = flag_column(mapping) if mapping else ""
-            return pgread.keys_between(self._cursor(), self._described(table), key, between, flag)
+            return pgread.rows_between(self._cursor(), self._described(table), columns, key, between, flag, limit)
 
     def as_stored(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
         """The values as the table's types would keep them: see `Sink.as_stored`."""

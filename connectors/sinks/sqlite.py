@@ -244,16 +244,17 @@ class SqliteSink:
     ) -> None:
         """SQLite makes no checksums that a source makes too."""
 
-    def keys_between(
+    def rows_between(
         self,
         table: str,
+        columns: Sequence[str],
         key: Sequence[str],
         between: tuple[tuple[Any, ...] | None, tuple[Any, ...] | None],
+        limit: int,
         *,
         mapping: str = "",
-    ) -> list[tuple[Any, ...]]:
-        """Not asked for: see `checksum`."""
-        raise NotImplementedError
+    ) -> None:
+        """SQLite has an order of its own."""
 
     def as_stored(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
         """The values themselves: SQLite rounds, pads and folds nothing."""

@@ -19,8 +19,8 @@ Values = tuple[Any, ...]
 class Expected(NamedTuple):
     """What the target should have under `key`: `values` of the mapping's columns, None when it should have no row.
 
-    `error` says that the row cannot be mapped; nothing is known about the target then. `marks` are what the mapping
-    sets its `mark_columns` to in a row that is gone.
+    `error` says that the row cannot be mapped; nothing is known about the target then, and `key` may be empty. `marks`
+    are what the mapping sets its `mark_columns` to in a row that is gone.
     """
 
     key: Values
@@ -40,6 +40,7 @@ class Comparer:
         self.columns = tuple(name for name in mapping.columns if name not in left_out)
         self.key = mapping.key
         self._places = [mapping.columns.index(name) for name in self.columns]
+        self._all = self._places == list(range(len(mapping.columns)))
         self._key_places = [self.columns.index(name) for name in mapping.key]
         self._written_key = [mapping.columns.index(name) for name in mapping.key]
         self._marks = [
@@ -77,7 +78,7 @@ class Comparer:
 
     def compared(self, values: Values) -> Values:
         """Of all mapped values those that are compared."""
-        return tuple([values[place] for place in self._places])
+        return values if self._all else tuple([values[place] for place in self._places])
 
     def marked(self, marks: Values, actual: Values) -> Values:
         """A row of `columns` as it would be if it had been marked when it went.
@@ -129,7 +130,7 @@ def expectations(mapping: CompiledMapping, events: Sequence[ChangeEvent]) -> lis
     expected = []
     for index, event in enumerate(events):
         if index in errors:
-            expected.append(Expected((), None, errors[index]))
+            expected.append(Expected(_key_of(mapping, event), None, errors[index]))
             continue
         change = changes.get(index)
         if change is None:
@@ -138,6 +139,14 @@ def expectations(mapping: CompiledMapping, events: Sequence[ChangeEvent]) -> lis
             values = change.values if change.kind == "upsert" else None
             expected.append(Expected(change.key, values, marks=change.values if change.kind == "mark" else None))
     return expected
+
+
+def _key_of(mapping: CompiledMapping, event: ChangeEvent) -> Values:
+    """The target's key of an event that is rejected; empty when that is for its key."""
+    try:
+        return mapping.map_key(event.key or {})
+    except Rejected:
+        return ()
 
 
 def judge(

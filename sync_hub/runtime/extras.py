@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from sync_hub.envelope import topic_name
-from sync_hub.errors import OffsetsMoved, Rejected, Unavailable
+from sync_hub.errors import OffsetsMoved, Unavailable
 from sync_hub.model import ChangeEvent, Offset, RowChange, SinkBatch, TableWrite
 from sync_hub.ports import Broker, Sink, Source
 from sync_hub.runtime.compare import Expected, Values, expectations
@@ -106,7 +106,7 @@ class Extras:
         while left and not self._tally.stopped:
             rows, after = self._source.read_page(view.table.full_name, after, PAGE_ROWS)
             source_keys = [view.event_key(row) for row in rows]
-            made = self._keys(view.expected(rows, source_keys), source_keys)
+            made = self._keys(view.expected(rows, source_keys))
             for name in self._there(made):
                 left.pop(name, None)
             self._tally.turn()
@@ -114,19 +114,12 @@ class Extras:
                 return list(left.values())
         return []
 
-    def _keys(self, expected: Sequence[Expected], source_keys: Sequence[dict[str, Any] | None]) -> list[Values]:
+    def _keys(self, expected: Sequence[Expected]) -> list[Values]:
         """The target keys of rows or events, also of those that the mapping rejects for another reason."""
-        keys = []
-        for one, source_key in zip(expected, source_keys, strict=True):
-            if one.error is None:
-                keys.append(self._view.comparer.written_key(one))
-                keys.append(one.key)
-            else:
-                try:
-                    keys.append(self._view.mapping.map_key(source_key or {}))
-                except Rejected as error:
-                    raise Unreadable(error.message) from error
-        return keys
+        unknown = next((one.error for one in expected if not one.key), None)
+        if unknown is not None:
+            raise Unreadable(unknown.message)
+        return [key for one in expected for key in (one.key, self._view.comparer.written_key(one))]
 
     def _there(self, keys: Sequence[Values]) -> set[str]:
         """The keys of the target's rows that these keys find, as the target spells them."""
@@ -161,7 +154,7 @@ class Extras:
         mine = [one for one in events if not one.pipelines or self._pipeline.name in one.pipelines]
         if any(one.operation == "truncate" for one in mine):
             raise Unreadable("the table was emptied meanwhile")
-        return self._there(self._keys(expectations(self._view.mapping, mine), [one.key for one in mine]))
+        return self._there(self._keys(expectations(self._view.mapping, mine)))
 
     def _settled(self, extra: Sequence[Values], now: dict[int, Offset], *, repair: bool, shared: bool) -> bool:
         """Remove these rows if the view still stands where it stood; without `repair` only say whether it does."""

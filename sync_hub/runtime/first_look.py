@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 from sync_hub.model import RangeSum
 from sync_hub.ports import Sink, Source
-from sync_hub.runtime.compare import digest, judged
+from sync_hub.runtime.compare import Expected, digest, judged
 from sync_hub.runtime.tally import Tally
 from sync_hub.runtime.view import View
 from sync_hub.state_verifications import WRONG, VerificationOptions, counted
 
+Values = tuple[Any, ...]
+Between = tuple[Values | None, Values | None]
+
 PAGE_ROWS: Final = 2000
+MOST_ROWS: Final = 5 * PAGE_ROWS
+"""So many rows of a target are read at once, where the source has a page."""
+ALL_ROWS: Final = 1 << 62
 RANGE_ROWS: Final = 20_000
 
 
@@ -36,31 +44,41 @@ class FirstLook:
         self._source, self._sink = ends
         self._options = options
         self._tally = tally
-        self.unaskable: list[tuple[Any, ...]] = []
+        self.unaskable: list[Values] = []
 
     def suspects(self) -> list[dict[str, Any]]:
         """Compare all rows as they are now; returns the source keys of what does not agree."""
+        suspects: list[dict[str, Any]] | None = None
         if not self._options.sample and (names := self._view.summable()):
             suspects = self._look_at_ranges(names)
-            if suspects is not None:
-                return suspects
-        return self._look_at_rows()
+        if suspects is None and not self._options.sample and self._view.ordered():
+            with self._threads() as (source, sink):
+                suspects = self._look_at_pages(source, sink, (None, None))
+        return self._look_at_keys() if suspects is None else suspects
 
-    def _look_at_rows(self) -> list[dict[str, Any]]:
-        options = self._options
+    def _look_at_keys(self) -> list[dict[str, Any]]:
+        """Compare page by page with the target's rows of the same keys; then look for keys that were not met."""
+        options, view = self._options, self._view
         suspects: list[dict[str, Any]] = []
         seen = array("q")
         share = options.sample / max(1, self._tally.report.rows_estimated) if options.sample else 1.0
         after: tuple[Any, ...] | None = None
         while not self._tally.stopped:
-            rows, after = self._source.read_page(self._view.table.full_name, after, PAGE_ROWS, share=share)
-            suspects += self._page(rows, seen)
+            rows, after = self._source.read_page(view.table.full_name, after, PAGE_ROWS, share=share)
+            values = [view.values(row) for row in rows]
+            suspects += self._compared(rows, values, self._found(values, seen), partial(self._met, seen=seen))
             if after is None or (options.sample and self._tally.report.rows_done >= options.sample):
                 break
             self._tally.slow_down()
         if not options.sample and not self._tally.stopped:
             suspects += self._extras(seen)
         return suspects
+
+    @contextmanager
+    def _threads(self) -> Iterator[tuple[Executor, Executor]]:
+        """One thread for each end: they work while rows are mapped, and each end is used by one thread at a time."""
+        with ThreadPoolExecutor(1) as source, ThreadPoolExecutor(1) as sink:
+            yield source, sink
 
     def _look_at_ranges(self, names: Mapping[str, str]) -> list[dict[str, Any]] | None:
         """Compare checksums that both systems make of key ranges, and rows where they differ; None: they cannot.
@@ -70,7 +88,10 @@ class FirstLook:
         suspects: list[dict[str, Any]] = []
         view = self._view
         after: tuple[Any, ...] | None = None
-        with ThreadPoolExecutor(1) as source:  # it works out the next range while the target works on this one
+        with self._threads() as (
+            source,
+            sink,
+        ):  # the source works out the next range while the target works on this one
 
             def following(place: tuple[Any, ...] | None) -> Future[RangeSum | None]:
                 return source.submit(
@@ -92,7 +113,7 @@ class FirstLook:
                 if (theirs.rows, theirs.digest) == (ours.rows, ours.digest):
                     self._tally.add(matched=ours.rows, rows_done=ours.rows)
                 else:
-                    suspects += self._compare_range(source, ours.rows, between)
+                    suspects += self._look_at_pages(source, sink, between, ours.rows) or []
                 self._tally.turn()
                 after = ours.last_key
                 if after is None:
@@ -100,39 +121,101 @@ class FirstLook:
                 self._tally.slow_down()
         return suspects
 
-    def _compare_range(
-        self, source: Executor, count: int, between: tuple[tuple[Any, ...] | None, tuple[Any, ...] | None]
-    ) -> list[dict[str, Any]]:
-        """Source keys of what does not agree in a range that had so many rows, page by page.
+    def _look_at_pages(
+        self, source: Executor, sink: Executor, between: Between, count: int | None = None
+    ) -> list[dict[str, Any]] | None:
+        """Compare the rows of a key range page by page with the target's rows in it; None: the target cannot.
 
-        Target rows that no source row was seen for are among them.
+        The source had `count` rows in the range; None: as many as there are.
         """
-        seen = array("q")
+        view, left = self._view, count
         suspects: list[dict[str, Any]] = []
-        place, left = between[0], count
-        while left > 0 and not self._tally.stopped:
-            asked = min(PAGE_ROWS, left)
-            rows, place = source.submit(self._source.read_page, self._view.table.full_name, place, asked).result()
-            suspects += self._page(rows, seen)
-            left -= len(rows)
-            if place is None:
-                break
-        known = set(seen)
-        keys = self._sink.keys_between(self._view.target, self._view.mapping.key, between, mapping=self._view.name)
-        extra = [key for key in keys if digest(key) not in known]
-        return suspects + [self._view.source_key(key) for key in extra]
+        extra: list[Values] = []
+        after, end = between
 
-    def _page(self, rows: Sequence[dict[str, Any]], seen: array[int]) -> list[dict[str, Any]]:
+        def following(place: Values | None) -> Future[tuple[list[dict[str, Any]], Values | None]]:
+            rows = PAGE_ROWS if left is None else min(PAGE_ROWS, left)
+            return source.submit(self._source.read_page, view.table.full_name, place, rows)
+
+        asked = following(after)
+        while not self._tally.stopped:
+            rows, place = asked.result()
+            left = None if left is None else left - len(rows)
+            if left is not None and left <= 0:
+                place = None
+            theirs = sink.submit(self._rows_between, view.comparer.columns, (after, place or end), MOST_ROWS)
+            if place is not None:
+                asked = following(place)
+            values = [view.values(row) for row in rows]
+            there = theirs.result()
+            if there is None:
+                asked.result()
+                return None
+            known = self._by_key(there, values, (after, place or end))
+            found = [None if one is None else known.pop(view.comparer.key_of(one), None) for one in values]
+            suspects += self._compared(rows, values, found, partial(_popped, known))
+            extra += known
+            after = place
+            if after is None:
+                break
+            self._tally.slow_down()
+        return suspects + (self._kept(extra) if view.keeps else [view.source_key(key) for key in extra])
+
+    def _rows_between(self, columns: Sequence[str], between: Between, limit: int) -> list[Values] | None:
+        view = self._view
+        return self._sink.rows_between(view.target, columns, view.comparer.key, between, limit, mapping=view.name)
+
+    def _by_key(
+        self, there: Sequence[Values], values: Sequence[Values | None], between: Between
+    ) -> dict[Values, Values | None]:
+        """The target's rows of a range by their keys; of far too many the keys alone, with the rows that are wanted."""
         comparer = self._view.comparer
-        keys = [self._view.event_key(row) for row in rows]
-        expected = self._view.expected(rows, keys)
+        if len(there) < MOST_ROWS:
+            return {comparer.key_of(row): row for row in there}
+        known: dict[Values, Values | None] = dict.fromkeys(self._rows_between(comparer.key, between, ALL_ROWS) or [])
+        for row in self._found(values, array("q")):
+            if row is not None:
+                known[comparer.key_of(row)] = row
+        return known
+
+    def _found(self, values: Sequence[Values | None], seen: array[int]) -> list[Values | None]:
+        """The target's rows under the keys of these; which keys were met is noted."""
+        comparer = self._view.comparer
+        known = [one for one in values if one is not None]
+        rows = iter(comparer.find([comparer.key_of(one) for one in known]))
+        found = [None if one is None else next(rows) for one in values]
+        seen.extend(
+            digest(comparer.key_of(row or one)) for one, row in zip(values, found, strict=True) if one is not None
+        )
+        return found
+
+    def _met(self, expected: Sequence[Expected], seen: array[int]) -> list[Values | None]:
+        """As `_found`, of rows that the target should not have."""
+        comparer = self._view.comparer
         found = comparer.found(expected)
-        answers = judged(comparer, keys, expected, found, keeps=self._view.keeps)
-        for one, row in zip(expected, found, strict=True):
-            seen.append(digest(comparer.written_key(one) if row is None else comparer.key_of(row)))
+        seen.extend(digest(comparer.key_of(row)) for row in found if row is not None)
+        return found
+
+    def _compared(
+        self,
+        rows: Sequence[dict[str, Any]],
+        values: Sequence[Values | None],
+        found: Sequence[Values | None],
+        find_others: Callable[[Sequence[Expected]], Sequence[Values | None]],
+    ) -> list[dict[str, Any]]:
+        """Source keys of what does not agree; `found` are the target's rows, `find_others` finds those of None."""
+        view = self._view
+        pairs = enumerate(zip(values, found, strict=True))
+        doubtful = [place for place, (one, actual) in pairs if one is None or one != actual]
+        self._tally.add(rows_done=len(rows), matched=len(rows) - len(doubtful))
+        keys = [view.event_key(rows[place]) for place in doubtful]
+        expected = view.expected([rows[place] for place in doubtful], keys)
+        unwanted = [one for place, one in zip(doubtful, expected, strict=True) if values[place] is None]
+        others = iter(find_others(unwanted) if unwanted else ())
+        actual = [next(others) if values[place] is None else found[place] for place in doubtful]
+        answers = judged(view.comparer, keys, expected, actual, keeps=view.keeps)
         counts = counted(answers)
-        agreed = {name: counts.get(name, 0) for name in ("matched", "kept", "parked")}
-        self._tally.add(rows_done=len(rows), **agreed)
+        self._tally.add(**{name: counts.get(name, 0) for name in ("matched", "kept", "parked")})
         self._tally.turn()
         return [answer.key for answer in answers if answer.outcome in WRONG]
 
@@ -176,3 +259,8 @@ class FirstLook:
 def _contains(ordered: array[int], value: int) -> bool:
     place = bisect_left(ordered, value)
     return place < len(ordered) and ordered[place] == value
+
+
+def _popped(known: dict[Values, Values | None], expected: Sequence[Expected]) -> list[Values | None]:
+    """Those of the known rows that are not expected, or that nothing is known about; taken out."""
+    return [known.pop(one.key, None) for one in expected]

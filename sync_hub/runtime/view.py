@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from sync_hub.errors import Rejected
 from sync_hub.mapping.apply import CompiledMapping
 from sync_hub.model import ChangeEvent, Table, version_prefix, version_suffix
 from sync_hub.runtime.compare import Comparer, Expected, expectations
@@ -38,6 +39,22 @@ class View:
     def event_key(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The key that the row's events have, as far as its values show it."""
         return {name: row[name] for name in self.table.key}
+
+    def ordered(self) -> bool:
+        """Whether the view's key is the source's, column by column of the same types: both may have the same order."""
+        fields = self.mapping.key_fields
+        types = {column.name: column.declared or column.type for column in self.table.columns}
+        taken = {column.name: column.declared or column.type for column in self._target.columns}
+        same = all(types.get(field.column) == taken[field.name] for field in fields)
+        return same and tuple(field.column for field in fields) == self.table.key
+
+    def values(self, row: dict[str, Any]) -> tuple[Any, ...] | None:
+        """The compared values that the target should have for a source row; None: none, or the row is rejected."""
+        try:
+            values = self.mapping.map_row(row)
+        except Rejected:
+            return None
+        return None if values is None else self.comparer.compared(values)
 
     def expected(self, rows: Sequence[dict[str, Any]], keys: Sequence[dict[str, Any]]) -> list[Expected]:
         """What the target should have for these source rows."""

@@ -179,6 +179,17 @@ def test_plain_copies_are_compared_by_ranges_and_broken_rows_found_in_them(lab: 
     assert query(lab.target, "select count(*) from plain_copy") == [(45001,)]
 
 
+def test_a_target_with_far_more_rows_than_its_source_is_compared(lab: Lab) -> None:
+    execute(
+        lab.target,
+        "insert into kept select n, 'gone' from generate_series(1000001, 1012000) n",
+        "update kept set name = 'broken' where id = 3",
+    )
+    (found,) = lab.verify("kept")
+    assert (found.matched, found.different, found.kept // 12000, found.extra) == (499, 1, 1, 0)
+    execute(lab.target, "delete from kept where id > 1000000", "update kept set name = 'name 3' where id = 3")
+
+
 def test_only_some_keys_are_looked_at(lab: Lab) -> None:
     execute(lab.target, "update account_view set title = 'broken' where account in (6, 7)")
     (some,) = lab.verify("accounts_to_crm", keys=({"id": 6}, {"id": 8}, {"id": "9"}, {"id": -5}))
