@@ -201,10 +201,23 @@ def classify(error: sqlite3.Error, path: Path | str = "") -> SyncHubError:
             "database_not_accessible", f"{file}{error}", hint="the file and its folder must be writable for this user"
         )
     if name.startswith(("SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_TOOBIG")):
-        return Rejected("constraint_violated", f"{file}{error}", sqlstate=name)
+        return _refused(name, f"{file}{error}")
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT")):
         return Fatal("database_damaged", f"{file}{error}", hint="restore it from a backup, or move it away and reload")
     return Fatal("database_error", f"{file}{error}{f' ({name})' if name else ''}")
+
+
+def _refused(name: str, message: str) -> Rejected:
+    """What refuses a row: the names of codes are those of other targets."""
+    if name in ("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"):
+        return Rejected("unique_violated", message, sqlstate=name)
+    if name == "SQLITE_CONSTRAINT_FOREIGNKEY":
+        return Rejected("foreign_key_violated", message, sqlstate=name)
+    if name == "SQLITE_CONSTRAINT_CHECK":
+        return Rejected("check_violated", message, sqlstate=name)
+    if name == "SQLITE_CONSTRAINT_NOTNULL":
+        return Rejected("not_null_violated", message, sqlstate=name)
+    return Rejected("constraint_violated", message, sqlstate=name)
 
 
 def _cannot_open(path: Path, error: OSError) -> Unavailable:

@@ -299,6 +299,52 @@ class TableWrite(Struct, frozen=True):
     mark_values: tuple[Any, ...] = ()
 
 
+ParkedState = Literal["parked", "waiting", "superseded", "applied", "discarded"]
+
+
+class Parked(Struct, frozen=True):
+    """A record that a pipeline could not apply, with its error (`guarantees.md` §6): one row of `sync_hub_parked`.
+
+    `seq` is unique within its partition and rises. `key` is the event's key as JSON. `parked` and `waiting` (for
+    another row) are open, the others closed. `next_at`: when it is tried again, None: it waits for a person. Times
+    are seconds since 1970. `record_key`, `record_value` and `record_headers` are the record in the topic, empty where
+    they were not asked for. `reason` says why it was discarded.
+    """
+
+    pipeline: str
+    topic: str
+    partition: int
+    seq: int
+    offset: int
+    key: str
+    version: str
+    state: ParkedState
+    code: str
+    message: str
+    sqlstate: str = ""
+    hint: str = ""
+    attempts: int = 0
+    first_at: float = 0.0
+    last_at: float = 0.0
+    next_at: float | None = None
+    correlation_id: str = ""
+    reason: str = ""
+    closed_at: float | None = None
+    record_key: bytes | None = None
+    record_value: bytes | None = None
+    record_headers: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its key still waits for it."""
+        return self.state in ("parked", "waiting")
+
+    @property
+    def id(self) -> str:
+        """What people call it."""
+        return f"{self.pipeline}:{self.partition}-{self.seq}"
+
+
 class RowBlock(Struct, frozen=True):
     """Rows as bulk loading carries them, which nobody looks into: `kind` names the form that `data` has.
 
@@ -312,7 +358,11 @@ class RowBlock(Struct, frozen=True):
 
 
 class SinkBatch(Struct, frozen=True):
-    """One target transaction: the rows, and for every partition written for its offset row before and after."""
+    """One target transaction: the rows, and for every partition written for its offset row before and after.
+
+    `parked` are rows of `sync_hub_parked` as they are from now on: new ones, and known ones that changed.
+    """
 
     offsets: list[tuple[Offset, Offset]]
     writes: list[TableWrite]
+    parked: list[Parked] = []

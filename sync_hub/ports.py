@@ -20,6 +20,7 @@ from sync_hub.model import (
     Finding,
     Offset,
     Outgoing,
+    Parked,
     RangeSum,
     Record,
     RowBlock,
@@ -302,7 +303,7 @@ class Sink(Protocol):
         ...
 
     def write(self, batch: SinkBatch) -> None:
-        """Apply one batch in one transaction: first compare-and-set every offset row, then the rows, then commit.
+        """Apply one batch in one transaction: first compare-and-set every offset row, then all rows, then commit.
 
         Raises `OffsetsMoved` (nothing was written) when an offset row is not as expected, `Rejected` (nothing was
         written) when the target refuses a row for good, `Unavailable` when it is not known or not now.
@@ -319,6 +320,15 @@ class Sink(Protocol):
         """All rows as wire values in the order of `columns`, streamed.
 
         With `mapping`, only rows that are there for this mapping, where several share the table.
+        """
+        ...
+
+    def find_parked(
+        self, pipelines: Sequence[str], *, closed: bool = False, records: bool = False, seqs: Sequence[int] = ()
+    ) -> list[Parked]:
+        """Parked records of these pipelines, oldest first: the open ones, or the `closed` as well.
+
+        `records`: with what was in the topic. `seqs`: only those with one of these numbers.
         """
         ...
 

@@ -123,6 +123,40 @@ class RetainedLog(_Model):
     _sizes = field_validator("warn", "fail", mode="before")(size_bytes)
 
 
+class Retry(_Model):
+    """When a parked record is tried again: seconds until the first attempt and at most, and how often."""
+
+    first: float = Field(default=5, gt=0)
+    factor: float = Field(default=2, ge=1)
+    max: float = Field(default=600, gt=0)
+    attempts: int = Field(default=8, ge=1)
+
+    _durations = field_validator("first", "max", mode="before")(duration_seconds)
+
+
+class ParkedLimit(_Model):
+    """From how many parked records a pipeline is degraded, failing, and stopped instead of parking more."""
+
+    warn: int = Field(default=1, ge=1)
+    fail: int = Field(default=100, ge=1)
+    stop: int = Field(default=10_000, ge=1)
+
+
+class ParkedShare(_Model):
+    """Of what a pipeline reads, the share that may be parked before it is stopped."""
+
+    stop: float = 0.1
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _share(cls, value: str | float) -> float:
+        text = str(value).strip()
+        share = float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+        if not 0 < share <= 1:
+            raise ValueError("write a share such as 10%")
+        return share
+
+
 class VerifiedAge(_Model):
     """For how long a verification is believed, where views are verified at all."""
 
@@ -132,10 +166,12 @@ class VerifiedAge(_Model):
 
 
 class Limits(_Model):
-    """What turns health yellow and red."""
+    """What turns health yellow and red, and what stops a pipeline."""
 
     lag: Lag = Lag()
     retained_log: RetainedLog = RetainedLog()
+    parked: ParkedLimit = ParkedLimit()
+    parked_share: ParkedShare = ParkedShare()
     verified_age: VerifiedAge = VerifiedAge()
 
 
@@ -166,6 +202,7 @@ class Settings(_Model):
     topics: Topics = Topics()
     limits: Limits = Limits()
     verify: VerifySettings = VerifySettings()
+    retry: Retry = Retry()
     file: Path
     root: Path
 

@@ -77,6 +77,28 @@ class Statements:
         update = self._update(assigned, self._matches(self._key_places)) if assigned else ""
         return [update, self._insert(missing_only=True)]
 
+    @cached_property
+    def vacate(self) -> str:
+        """Give up unique values that the staged rows are to lose, so that others may take them. Empty: there are none.
+
+        Only where a column of the constraint may be NULL for a moment. Never by deleting and inserting: that would lose
+        columns of other mappings, and fire ON DELETE CASCADE.
+        """
+        key, places = set(self._write.key), {column.name: place for place, column in enumerate(self.columns)}
+        free = []
+        for unique in self._table.unique:
+            columns = [self._by_name[name] for name in unique if name in places and name not in key]
+            if set(unique) != key:
+                free += [column for column in columns if column.nullable and not column.generated][:1]
+        if not free:
+            return ""
+        differs = " or ".join(
+            f"t.{quote(column.name)} is distinct from {self._staged(places[column.name], column)}" for column in free
+        )
+        return self._update(
+            [(column.name, "null") for column in free], f"{self._matches(self._key_places)} and ({differs})"
+        )
+
     def update(self, present: Present) -> str:
         """Update the columns at these places in rows that are there; insert nothing. Empty: nothing to set."""
         assigned = self._assigned(present)

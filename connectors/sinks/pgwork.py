@@ -63,8 +63,11 @@ class Mapped:
         return _converts(self.statements.marked)
 
 
-def plan(writes: Sequence[TableWrite], mapped: Callable[[TableWrite], Mapped]) -> Work:
-    """Work out one transaction. Raises `Rejected` for a value that no PostgreSQL column could take."""
+def plan(writes: Sequence[TableWrite], mapped: Callable[[TableWrite], Mapped], *, vacate: bool = False) -> Work:
+    """Work out one transaction. Raises `Rejected` for a value that no PostgreSQL column could take.
+
+    `vacate`: whole rows first give up unique values that they are to lose.
+    """
     staging = Staging()
     steps: list[Step] = []
     for write in writes:
@@ -75,7 +78,7 @@ def plan(writes: Sequence[TableWrite], mapped: Callable[[TableWrite], Mapped]) -
             (changes.deletes, way.deleted, way.statements.delete if changes.deletes else []),
             (changes.marks, way.marked, [way.statements.mark] if changes.marks else []),
             *((rows, way.values, [way.update(present)]) for present, rows in changes.updates.items()),
-            (changes.upserts, way.values, way.statements.upsert),
+            (changes.upserts, way.values, [way.statements.vacate] * vacate + way.statements.upsert),
         ):
             if rows and any(statements):
                 number = staging.add(rows, converts)

@@ -12,16 +12,18 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from connectors import pgcatalog
 from connectors.postgresql import COPY_KIND, classify, connect, quote, quote_table
-from connectors.sinks import pgcheck, pgcreate, pgread
+from connectors.sinks import parked, pgcheck, pgcreate, pgread
 from connectors.sinks.changes import flag_column
 from connectors.sinks.pgoffsets import TABLE, Offsets, advance_parameters
+from connectors.sinks.pgparked import ParkedRows
 from connectors.sinks.pgstage import SMALLEST_WIDTH, copy_stage, create_stage
 from connectors.sinks.pgwork import Mapped, Step, Work, plan
 from sync_hub.errors import Fatal, OffsetsMoved, SyncHubError
-from sync_hub.model import Column, Finding, Offset, RangeSum, RowBlock, SinkBatch, Table, TableWrite
+from sync_hub.model import Column, Finding, Offset, Parked, RangeSum, RowBlock, SinkBatch, Table, TableWrite
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
+_UNIQUE = "23505"
 _CHANGED_TABLE = ("22", "23502", "428C9", "42")
 """SQLSTATEs that a changed target table may cause: it is looked up again before the row is blamed."""
 
@@ -49,6 +51,7 @@ class PostgresSink:
         self._who = f"target {name}"
         self._application = f"sync-hub {hub}: {self._who}"
         self._offsets = Offsets(options.own_schema)
+        self._parked = ParkedRows(options.own_schema)
         self._open_connection: Connection | None = None
         self._stage_width = 0
         self._tables: dict[str, Table] = {}
@@ -70,12 +73,13 @@ class PostgresSink:
             return pgcatalog.describe(connection, self._full(table), target=True)
 
     def open(self) -> None:
-        """Connect, and create `sync_hub_offsets` where it is missing."""
+        """Connect, and create `sync_hub_offsets` and `sync_hub_parked` where they are missing."""
         cursor = self._cursor()
         with self._translated():
-            name = quote_table(self._options.own_schema, TABLE)
-            if cursor.execute("select to_regclass($1)", (name,)).fetchone() == (None,):
-                cursor.execute(f"begin; select pg_advisory_xact_lock({_LOCK_CREATE}); {self._offsets.create}; commit")
+            for table, create in ((TABLE, self._offsets.create), (parked.TABLE, self._parked.create)):
+                name = quote_table(self._options.own_schema, table)
+                if cursor.execute("select to_regclass($1)", (name,)).fetchone() == (None,):
+                    cursor.execute(f"begin; select pg_advisory_xact_lock({_LOCK_CREATE}); {create}; commit")
 
     def create(self, table: Table) -> str:
         """Create a missing table; return the DDL. Types that this server does not know become text."""
@@ -138,18 +142,29 @@ class PostgresSink:
     def write(self, batch: SinkBatch) -> None:
         """Apply one batch in one transaction. After `Unavailable` the batch may have been committed: load offsets."""
         if not batch.offsets:
-            if batch.writes:
+            if batch.writes or batch.parked:
                 raise ValueError("a batch that writes rows must move offsets: nothing else fences it")
             return
         try:
-            self._transact(batch.offsets, plan(batch.writes, self._way))
+            self._transact(batch, plan(batch.writes, self._way))
         except _StepFailed as failed:
-            if not self._has_changed(failed):
+            vacate = failed.error.sqlstate == _UNIQUE and any(
+                self._way(write).statements.vacate for write in batch.writes
+            )
+            if not (vacate or self._has_changed(failed)):
                 raise classify(failed.error, self._where(failed.step)) from failed.error
             try:
-                self._transact(batch.offsets, plan(batch.writes, self._way))
+                self._transact(batch, plan(batch.writes, self._way, vacate=vacate))
             except _StepFailed as again:
                 raise classify(again.error, self._where(again.step)) from again.error
+
+    def find_parked(
+        self, pipelines: Sequence[str], *, closed: bool = False, records: bool = False, seqs: Sequence[int] = ()
+    ) -> list[Parked]:
+        """Parked records: see `Sink.find_parked`."""
+        cursor = self._cursor()
+        with self._translated():
+            return self._parked.find(cursor, pipelines, closed=closed, records=records, seqs=seqs)
 
     def write_block(self, moved: tuple[Offset, Offset], table: str, columns: Sequence[str], block: RowBlock) -> None:
         """Move the offset, then COPY the rows, in one transaction: see `Sink.write_block`."""
@@ -290,7 +305,7 @@ class PostgresSink:
                 raise
         return way
 
-    def _transact(self, offsets: list[tuple[Offset, Offset]], work: Work) -> None:
+    def _transact(self, batch: SinkBatch, work: Work) -> None:
         connection = self._connection()
         cursor = self._cursor()
         with self._translated():
@@ -303,7 +318,9 @@ class PostgresSink:
             if work.data:
                 with cursor.copy(copy_stage(work.width)) as copy:
                     copy.write(work.data)
-            self._run(connection, offsets, work.steps)
+            self._run(connection, batch.offsets, work.steps)
+            if batch.parked:
+                self._parked.store(cursor, batch.parked)
             cursor.execute("commit")
         except psycopg.Error as error:
             self._roll_back()

@@ -11,6 +11,7 @@ from typing import Any, Final
 from msgspec.structs import astuple
 from pydantic import BaseModel, ConfigDict, Field
 
+from connectors.sinks import parked
 from connectors.sinks.changes import Present, by_kind, flag_column
 from connectors.sinks.sqlitecatalog import Described, describe, quote
 from connectors.sinks.sqlitestatements import SqliteStatements
@@ -28,7 +29,7 @@ from connectors.sqlite import (
     write_transaction,
 )
 from sync_hub.errors import Fatal, OffsetsMoved, Rejected, SyncHubError
-from sync_hub.model import Column, Finding, Offset, SinkBatch, Table, TableWrite
+from sync_hub.model import Column, Finding, Offset, Parked, SinkBatch, Table, TableWrite
 
 FETCH_ROWS: Final = 2000
 
@@ -44,6 +45,36 @@ _CREATE_OFFSETS: Final = """create table if not exists sync_hub_offsets (
     barrier text not null default '',
     primary key (pipeline, topic, partition)
 ) without rowid"""
+
+_CREATE_PARKED: Final = """create table if not exists sync_hub_parked (
+    pipeline text not null,
+    topic text not null,
+    partition integer not null,
+    seq integer not null,
+    record_offset integer not null,
+    source_key text not null,
+    version text not null,
+    state text not null,
+    code text not null,
+    message text not null,
+    sqlstate text not null,
+    hint text not null,
+    attempts integer not null,
+    first_at real not null,
+    last_at real not null,
+    next_at real,
+    correlation_id text not null,
+    reason text not null,
+    closed_at real,
+    record_key blob,
+    record_value blob,
+    record_headers text not null,
+    primary key (pipeline, topic, partition, seq)
+) without rowid"""
+_PARK: Final = (
+    f"insert into {parked.TABLE} ({', '.join(parked.COLUMNS)}) "
+    f"values ({', '.join('?' * len(parked.COLUMNS))}) {parked.UPSERT}"
+)
 
 _COLUMNS: Final = "pipeline, topic, partition, topic_id, next_offset, last_version, mapping_hash, parked_seq, barrier"
 _START: Final = f"insert into sync_hub_offsets ({_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?) on conflict do nothing"
@@ -115,10 +146,11 @@ class SqliteSink:
         return found.table if found else None
 
     def open(self) -> None:
-        """Open or create the file, and create `sync_hub_offsets` where it is missing."""
+        """Open or create the file, and create `sync_hub_offsets` and `sync_hub_parked` where they are missing."""
         connection = self._connection()
         with write_transaction(connection, self._lock):
             connection.execute(_CREATE_OFFSETS)
+            connection.execute(_CREATE_PARKED)
 
     def create(self, table: Table) -> str:
         """Create a missing table; return the DDL. See `sqlitetypes` for the types."""
@@ -164,6 +196,18 @@ class SqliteSink:
         with read_transaction(connection, self._path):
             return [Offset(*row) for row in connection.execute(query, tuple(pipelines))]
 
+    def find_parked(
+        self, pipelines: Sequence[str], *, closed: bool = False, records: bool = False, seqs: Sequence[int] = ()
+    ) -> list[Parked]:
+        """Parked records: see `Sink.find_parked`."""
+        connection = self._looking()
+        marks, numbers = (", ".join("?" * len(some)) for some in (pipelines, seqs))
+        chosen = (f" and seq in ({numbers})" if seqs else "") + ("" if closed else " and closed_at is null")
+        query = f"select {parked.selected(records=records)} from {parked.TABLE} where pipeline in ({marks}){chosen}"
+        with read_transaction(connection, self._path):
+            rows = connection.execute(f"{query} order by first_at, {', '.join(parked.KEY)}", (*pipelines, *seqs))
+            return [parked.parked(row) for row in rows]
+
     def start_offsets(self, offsets: Sequence[Offset]) -> None:
         """Insert rows for partitions that have none yet."""
         connection = self._connection()
@@ -173,7 +217,7 @@ class SqliteSink:
     def write(self, batch: SinkBatch) -> None:
         """Apply one batch in one transaction."""
         if not batch.offsets:
-            if batch.writes:
+            if batch.writes or batch.parked:
                 raise ValueError("a batch that writes rows must move offsets: nothing else fences it")
             return
         connection = self._connection()
@@ -182,6 +226,7 @@ class SqliteSink:
             if batch.writes:
                 connection.execute("pragma defer_foreign_keys = on")
                 self._look_for_ddl(connection)
+            connection.executemany(_PARK, [parked.values(row) for row in batch.parked])
             for write in batch.writes:
                 try:
                     self._apply(connection, write)

@@ -33,7 +33,7 @@ class PostgresOptions(BaseModel):
     heartbeat_seconds: float = Field(default=2.0, gt=0, le=3600)
     slot: str = Field(default="", pattern=_NAME)
     publication: str = Field(default="", max_length=63)
-    snapshot: Literal["initial", "never"] = "initial"
+    snapshot: Literal["initial", "topic", "never"] = "initial"
     snapshot_rows: int = Field(default=0, ge=0, le=100_000)
     cloudevents: bool = False
     failover: bool = True

@@ -1,7 +1,7 @@
 """From polled records to one target transaction. Pure: takes values, returns values.
 
-`select` chooses what a pipeline has not applied yet; `coalesce` leaves one change a key; `truncated` cuts the work of a
-pipeline at a record that it cannot take.
+`select` chooses what a pipeline has not applied yet; `coalesce` leaves one change a key; `halves` splits what a target
+refused.
 """
 
 from __future__ import annotations
@@ -21,20 +21,49 @@ from sync_hub.model import ABSENT, ChangeEvent, Offset, Record, RowChange, Topic
 class Decoded(NamedTuple):
     """One record: an event, None for a tombstone, or why it cannot be read."""
 
-    offset: int
+    record: Record
     event: ChangeEvent | Rejected | None
+
+    @property
+    def offset(self) -> int:
+        """Its place in its partition."""
+        return self.record.offset
 
 
 class Item(NamedTuple):
     """One event that a pipeline has to apply."""
 
-    partition: int
-    offset: int
+    record: Record
     event: ChangeEvent
+
+    @property
+    def partition(self) -> int:
+        """The partition it was read from."""
+        return self.record.partition
+
+    @property
+    def offset(self) -> int:
+        """Its place there."""
+        return self.record.offset
+
+
+class Unreadable(NamedTuple):
+    """One record that no event can be made of."""
+
+    record: Record
+    error: Rejected
+
+    @property
+    def key(self) -> str:
+        """Its key as far as it can be told."""
+        try:
+            return (self.record.key or b"").decode() or f"@{self.record.offset}"
+        except UnicodeDecodeError:
+            return f"@{self.record.offset}"
 
 
 class Failure(NamedTuple):
-    """The first record of a partition that a pipeline cannot take."""
+    """A record that a pipeline cannot pass, because it is not about one key."""
 
     partition: int
     offset: int
@@ -56,6 +85,7 @@ class Work(Struct, frozen=True):
     items: list[Item]
     barriers: dict[int, Barrier]
     failure: Failure | None = None
+    unreadable: list[Unreadable] = []
 
 
 def decoded(records: Iterable[Record]) -> dict[TopicPartition, list[Decoded]]:
@@ -67,9 +97,9 @@ def decoded(records: Iterable[Record]) -> dict[TopicPartition, list[Decoded]]:
             topic, partition = record.topic, record.partition
             run = partitions.setdefault(TopicPartition(topic, partition), [])
         try:
-            run.append(Decoded(record.offset, decode(record)))
+            run.append(Decoded(record, decode(record)))
         except Rejected as error:
-            run.append(Decoded(record.offset, error))
+            run.append(Decoded(record, error))
     return partitions
 
 
@@ -96,7 +126,7 @@ def is_probe(record: Decoded) -> bool:
 
 
 def select(pipeline: str, offsets: dict[int, Offset], partitions: Mapping[int, Sequence[Decoded]]) -> Work:
-    """Choose what is new to this pipeline, up to the first barrier or unreadable record of each partition.
+    """Choose what is new to this pipeline, up to the first barrier of each partition.
 
     `offsets` are the pipeline's rows for the partitions that may be read now. What is below `next_offset`, or not newer
     than `last_version`, was applied before; snapshot rows for other pipelines only move the offset.
@@ -104,19 +134,20 @@ def select(pipeline: str, offsets: dict[int, Offset], partitions: Mapping[int, S
     items: list[Item] = []
     ends: dict[int, Offset] = {}
     barriers: dict[int, Barrier] = {}
+    unreadable: list[Unreadable] = []
     failure = None
     for partition, records in partitions.items():
         before = offsets.get(partition)
         if before is None or before.barrier:
             continue
         next_offset, last_version, problem = before.next_offset, before.last_version, None
-        for offset, event in records:
+        for record, event in records:
+            offset = record.offset
             if offset < next_offset:
                 continue
             if isinstance(event, Rejected):
-                problem = Failure(partition, offset, event)
-                break
-            if event is not None and not (event.version and event.version <= last_version):
+                unreadable.append(Unreadable(record, event))
+            elif event is not None and not (event.version and event.version <= last_version):
                 if event.operation == "truncate" and not event.version:
                     problem = Failure(partition, offset, _foreign_truncate(event))
                     break
@@ -124,26 +155,13 @@ def select(pipeline: str, offsets: dict[int, Offset], partitions: Mapping[int, S
                     barriers[partition] = Barrier(offset, event.version)
                     break
                 if not event.pipelines or pipeline in event.pipelines:
-                    items.append(Item(partition, offset, event))
+                    items.append(Item(record, event))
                 last_version = event.version or last_version
             next_offset = offset + 1
         ends[partition] = _end(before, next_offset, last_version, barriers.get(partition))
         failure = failure or problem
     ends = {partition: end for partition, end in ends.items() if end != offsets[partition]}
-    return Work({partition: offsets[partition] for partition in ends}, ends, items, barriers, failure)
-
-
-def truncated(work: Work, failure: Failure) -> Work:
-    """Cut the work before the item that failed: what its partition has from there on is not done."""
-    cut = failure.partition
-    items = [item for item in work.items if item.partition != cut or item.offset < failure.offset]
-    before = work.before.get(cut)
-    ends = {partition: end for partition, end in work.ends.items() if partition != cut}
-    if before is not None and failure.offset > before.next_offset:
-        version = max(before.last_version, _newest_versions(items).get(cut, ""))
-        ends[cut] = replace(before, next_offset=failure.offset, last_version=version)
-    barriers = {partition: barrier for partition, barrier in work.barriers.items() if partition != cut}
-    return Work({p: work.before[p] for p in ends}, ends, items, barriers, failure)
+    return Work({partition: offsets[partition] for partition in ends}, ends, items, barriers, failure, unreadable)
 
 
 def _newest_versions(items: Iterable[Item]) -> dict[int, str]:
@@ -186,7 +204,14 @@ def halves(work: Work) -> tuple[Work, Work]:
     }
     first = Work({partition: work.before[partition] for partition in ends}, ends, first_items, {})
     before = {partition: ends.get(partition, offset) for partition, offset in work.before.items()}
-    return first, Work(before, work.ends, second_items, work.barriers, work.failure)
+    return first, Work(before, work.ends, second_items, work.barriers, work.failure, work.unreadable)
+
+
+def rebased(work: Work, offsets: Mapping[int, Offset]) -> Work:
+    """The same work upon the offset rows as they are now: parking may have moved them."""
+    before = {partition: offsets[partition] for partition in work.before}
+    ends = {p: replace(end, parked_seq=before[p].parked_seq) for p, end in work.ends.items()}
+    return msgspec.structs.replace(work, before=before, ends=ends)
 
 
 def coalesce(changes: Iterable[RowChange]) -> list[list[RowChange]]:

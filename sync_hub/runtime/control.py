@@ -19,6 +19,8 @@ WHEN_OPENING = frozenset({RAISE_EPOCH, RECOVER})
 """Requests that capture fulfils when it opens its log, not before."""
 PROBE = "probe"
 """A request that capture fulfils while it works; it does not end a wait."""
+PARKED = "parked"
+"""Parked records were changed by someone else: they are to be read again."""
 LOOK_SECONDS = 0.5
 """How often a worker looks whether something was paused or asked."""
 LOST_AFTER_BEATS = 3

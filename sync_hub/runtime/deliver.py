@@ -1,7 +1,6 @@
-"""The second loop: poll, decode, map, coalesce per key, and write one target transaction with rows and offsets.
+"""The second loop: what one target's worker delivers, session after session; the work itself is `session.py`.
 
-The target's offsets are the only ones: after any doubt (a lost connection, a commit whose outcome is unknown, another
-worker's write) they are loaded again and reading continues where they say.
+What is wrong with one pipeline stops that pipeline; what is not available is tried again for ever.
 """
 
 from __future__ import annotations
@@ -13,37 +12,20 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from sync_hub.envelope import decode
-from sync_hub.errors import ConfigError, Fatal, OffsetsMoved, Rejected, SyncHubError, Unavailable
-from sync_hub.model import ABSENT, ChangeEvent, Offset, RowChange, SinkBatch, Table, TableWrite, TopicPartition
-from sync_hub.ports import Broker, Sink, Subscription
-from sync_hub.runtime.batch import (
-    Decoded,
-    Failure,
-    Item,
-    Work,
-    coalesce,
-    decoded,
-    halves,
-    select,
-    stages,
-    superseded,
-    truncated,
-)
-from sync_hub.runtime.compare import Comparer, expectations, judge, repairs
-from sync_hub.runtime.control import Control, described
+from sync_hub.errors import ConfigError, Fatal, OffsetsMoved, Rejected, Unavailable
+from sync_hub.model import Table
+from sync_hub.ports import Broker, Sink
+from sync_hub.runtime.control import PARKED, Control, described
 from sync_hub.runtime.copying import Copying
 from sync_hub.runtime.pipelines import COPYING, Delivery, by_table, shown_phase
 from sync_hub.runtime.retry import Backoff
+from sync_hub.runtime.session import Session
 from sync_hub.settings import Settings
 from sync_hub.state import Pipeline, State
 
 LOG = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.1
-POLL_RECORDS = 3000
 LOOK_SECONDS = 1.0
-BARRIER_SECONDS = 0.1
 OF_ONE_TOPIC = frozenset({"offset_gone", "topic_missing", "topic_recreated", "topic_compacted", "partitions_changed"})
 """What a subscription raises about one of its topics."""
 RELOAD_SECONDS = 0.2
@@ -127,6 +109,9 @@ class Deliver:
             "offsets": {str(partition): offset.next_offset for partition, offset in list(one.offsets.items())},
             "attempt": self._backoff.attempt,
             "next_attempt_at": self._next_attempt_at if failing else None,
+            "parked": one.held.count("parked"),
+            "waiting_rows": one.held.count("waiting"),
+            "parked_since": min((row.first_at for row in one.held.all()), default=None),
             "error": described(one.error or failing or not_copied),
         }
 
@@ -136,7 +121,7 @@ class Deliver:
     def _deliver(self) -> None:
         sink = self._settings.sink(self._target)
         broker = self._settings.new_broker()
-        session = Session(self._target, sink, broker, self._state, self._control)
+        session = Session(self._target, sink, broker, self._state, self._settings, self._control)
         try:
             sink.open()
             outline = self._prepare(session, sink, broker)
@@ -154,7 +139,7 @@ class Deliver:
                 if time.monotonic() >= look_at or self._control.asked or self._control.paused is not paused:
                     look_at, paused = time.monotonic() + LOOK_SECONDS, self._control.paused
                     self._tell_changes()
-                    if self._answer_requests() or self._outline() != outline:
+                    if self._answer_requests(session) or self._outline() != outline:
                         return
         finally:
             session.close()
@@ -194,7 +179,7 @@ class Deliver:
 
             def begin(one: Delivery = one, table: Any = table, shared_by: list[str] = shared_by) -> None:
                 one.info = broker.create_topics([one.topic])[one.topic]
-                one.fit(sink, table, shared_by, load=self._loads(one.pipeline.source))
+                one.fit(sink, table, shared_by, copy=self._copies(one.pipeline.source))
                 one.start(sink, broker, self._state)
 
             if self._tried(one, begin) and not one.copying:
@@ -208,9 +193,9 @@ class Deliver:
         if self._member == 0:
             self._copying.look(pipelines)
 
-    def _loads(self, source: str) -> bool:
-        """Whether the rows that were there before are wanted."""
-        return getattr(self._settings.sources[source].options, "snapshot", "initial") != "never"
+    def _copies(self, source: str) -> bool:
+        """Whether the rows that were there before are wanted, and need not be in the topic."""
+        return getattr(self._settings.sources[source].options, "snapshot", "initial") == "initial"
 
     def _kept(self, pipeline: Pipeline) -> Delivery:
         """A new session keeps figures and errors; an error is forgotten on request, or when the worker starts anew."""
@@ -244,10 +229,15 @@ class Deliver:
         """The sources whose tables are not known yet."""
         return {one.pipeline.source for one in self._deliveries.values() if one.waiting_for == "source"}
 
-    def _answer_requests(self) -> bool:
+    def _answer_requests(self, session: Session | None = None) -> bool:
         """Forget errors that someone wants tried again; True when a new session is needed for it."""
         again = False
         while request := self._control.take():
+            if request.action == PARKED:
+                if session is not None:
+                    session.reload()
+                self._state.finish_request(request.id, {"ok": True})
+                continue
             name = request.arguments.get("pipeline")
             failed = [one for one in self._deliveries.values() if one.error is not None and name in (None, one.name)]
             for one in failed:
@@ -255,234 +245,6 @@ class Deliver:
             again |= bool(failed)
             self._state.finish_request(request.id, {"ok": bool(failed)})
         return again
-
-
-class Session:
-    """One subscription and one connection to the target, until something fails, moves or changes."""
-
-    def __init__(self, target: str, sink: Sink, broker: Broker, state: State, control: Control) -> None:
-        self._target = target
-        self._sink = sink
-        self._broker = broker
-        self._state = state
-        self._control = control
-        self._subscription: Subscription | None = None
-        self._barrier_at = 0.0
-        self.deliveries: dict[str, Delivery] = {}
-
-    def subscribe(self, group: str, member: int, members: int) -> None:
-        """Begin to read the topics of all pipelines that can."""
-        topics = sorted({one.topic for one in self.deliveries.values()})
-        if topics:
-            self._subscription = self._broker.subscribe(
-                topics, group, member=member, members=members, on_assign=self._on_assign
-            )
-
-    def close(self) -> None:
-        """Leave the group and let go of everything."""
-        if self._subscription is not None:
-            self._subscription.close()
-        self._broker.close()
-        self._sink.close()
-
-    def turn(self) -> None:
-        """Poll once and apply what came; help barriers on."""
-        if self._subscription is None:
-            self._control.wait(LOOK_SECONDS)
-            return
-        records = self._subscription.poll(POLL_SECONDS, POLL_RECORDS)
-        if records:
-            self._apply(decoded(records))
-        for one in self.deliveries.values():
-            one.caught_up = len(records) < POLL_RECORDS
-        if time.monotonic() >= self._barrier_at:
-            self._barrier_at = time.monotonic() + BARRIER_SECONDS
-            self._pass_barriers(self._subscription)
-
-    def _on_assign(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
-        rows = self._sink.load_offsets(list(self.deliveries))
-        assigned: dict[str, set[int]] = {}
-        for topic, partition in {*partitions, *(self._subscription.assignment() if self._subscription else ())}:
-            assigned.setdefault(topic, set()).add(partition)
-        for one in self._active():
-            try:
-                one.load(rows, sorted(assigned.get(one.topic, ())))
-                for partition in assigned.get(one.topic, ()):
-                    self._prove_record(one, one.offsets[partition])
-            except (Fatal, Rejected) as error:
-                self._fail(one, error)
-        return {partition: self._start(partition) for partition in partitions}
-
-    def _active(self) -> list[Delivery]:
-        """The pipelines that have not failed."""
-        return [one for one in self.deliveries.values() if one.error is None]
-
-    def _start(self, place: TopicPartition) -> int:
-        """The lowest offset that a pipeline of this topic still needs; the end when none can go on."""
-        topic, partition = place
-        needed = [one.offsets[partition].next_offset for one in self._active() if one.topic == topic]
-        return min(needed) if needed else self._broker.end_offsets(topic)[partition]
-
-    def _prove_record(self, one: Delivery, offset: Offset) -> None:
-        """The record before the offset, if it is still there, must not be newer than what was applied last."""
-        if not offset.last_version:
-            return
-        record = self._broker.fetch(TopicPartition(offset.topic, offset.partition), offset.next_offset - 1)
-        event = decode(record) if record else None
-        if event is not None and event.version > offset.last_version:
-            raise Fatal(
-                "offset_unproven",
-                f"pipeline {one.name}: record {offset.next_offset - 1} of {offset.topic}/{offset.partition} is not the "
-                "one that was applied last",
-                hint="the topic's content was replaced",
-                command=f"sync-hub recover {one.pipeline.source}",
-            )
-
-    def _apply(self, partitions: dict[TopicPartition, list[Decoded]]) -> None:
-        for number, stage in enumerate(stages(partitions)):
-            if number % 2:
-                self._answer_probes(stage)
-            else:
-                self._apply_events(stage)
-
-    def _answer_probes(self, partitions: dict[TopicPartition, list[Decoded]]) -> None:
-        """Compare instead of writing; with `repair` write what differs. Pipelines not asked only move their offsets."""
-        for one in self._active():
-            mine = {place.partition: records for place, records in partitions.items() if place.topic == one.topic}
-            work = select(one.name, one.offsets, mine) if mine else None
-            if work is not None:
-                self._answer(one, work)
-
-    def _answer(self, one: Delivery, work: Work) -> None:
-        """The target is read between two compare-and-sets of the same offsets, so nobody else has written meanwhile."""
-        events = [item.event for item in work.items]
-        expected = expectations(one.mapping, events)
-        keeps = one.mapping.spec.on_delete != "delete"
-        probes = judge(
-            Comparer(one.mapping, one.target, self._sink), [e.key or {} for e in events], expected, keeps=keeps
-        )
-        try:
-            self._write([(one, work, repairs(events, expected, probes))])
-        except Rejected:
-            if len(work.items) > 1:
-                for half in halves(work):
-                    self._answer(one, half)
-                return
-            self._write([(one, work, [])])
-        except Fatal as error:
-            self._fail(one, error)
-            return
-        for run in sorted({event.check for event in events}):
-            answers = [probe for event, probe in zip(events, probes, strict=True) if event.check == run]
-            self._state.verifications.answer(run, answers)
-
-    def _apply_events(self, partitions: dict[TopicPartition, list[Decoded]]) -> None:
-        works = []
-        for one in self._active():
-            mine = {place.partition: records for place, records in partitions.items() if place.topic == one.topic}
-            if mine:
-                one.arrived.add(sum(len(records) for records in mine.values()))
-                work = select(one.name, one.offsets, mine)
-                works.append((one, *self._mapped(one, work, work.items)))
-        try:
-            self._write(works)
-        except (Rejected, Fatal):
-            for one, work, _ in works:
-                self._isolate(one, work, work.items)
-        for one, work, _ in works:
-            if work.failure is not None and one.error is None:
-                self._fail(one, work.failure.error)
-
-    def _mapped(self, one: Delivery, work: Work, polled: Sequence[Item]) -> tuple[Work, list[RowChange]]:
-        """Map the work, in each partition up to the first event that is rejected.
-
-        An event that a newer one among `polled` supersedes is passed over instead.
-        """
-        mapped = one.mapping.apply([item.event for item in work.items])
-        if not mapped.rejected:
-            return work, mapped.changes
-        outdated = superseded(polled)
-        failures: dict[int, Failure] = {}
-        for index, error in mapped.rejected:
-            item = work.items[index]
-            if (item.partition, item.offset) not in outdated and item.partition not in failures:
-                failures[item.partition] = Failure(item.partition, item.offset, _about(item.event, error))
-        if not failures:
-            return work, mapped.changes
-        for failure in failures.values():
-            work = truncated(work, failure)
-        return work, one.mapping.apply([item.event for item in work.items]).changes
-
-    def _write(self, works: Sequence[tuple[Delivery, Work, list[RowChange]]]) -> None:
-        """One target transaction for all pipelines."""
-        offsets = [(work.before[p], end) for _, work, _ in works for p, end in work.ends.items()]
-        if not offsets:
-            return
-        writes = [write for one, _, changes in works for write in _table_writes(one, changes)]
-        self._sink.write(SinkBatch(offsets, writes))
-        for one, work, _ in works:
-            one.offsets |= work.ends
-            one.applied.add(len(work.items))
-
-    def _isolate(self, one: Delivery, work: Work, polled: Sequence[Item]) -> None:
-        """Write one pipeline's work alone, by halves, until the record that the target refuses is found.
-
-        A refused record is passed over when a newer one of its key was polled with it: that one is tried instead.
-        """
-        if one.error is not None:
-            return
-        work, changes = self._mapped(one, work, polled)
-        try:
-            self._write([(one, work, changes)])
-        except Fatal as error:
-            self._fail(one, error)
-        except Rejected as error:
-            if len(work.items) == 1 and (work.items[0].partition, work.items[0].offset) in superseded(polled):
-                self._write([(one, work, [])])
-                return
-            if len(work.items) <= 1:
-                self._fail(one, _about(work.items[0].event, error) if work.items else error)
-                return
-            for half in halves(work):
-                self._isolate(one, half, polled)
-
-    def _fail(self, one: Delivery, error: SyncHubError) -> None:
-        one.error = error
-        LOG.error("pipeline %s stopped: %s", one.name, error, extra={"action": "stop_pipeline", "code": error.code})
-        self._control.changed.set()
-
-    def _pass_barriers(self, subscription: Subscription) -> None:
-        for one in self._active():
-            blocked = {p: offset.barrier for p, offset in one.offsets.items() if offset.barrier}
-            if blocked:
-                try:
-                    self._pass_barrier(subscription, one, min(blocked.values()))
-                except (Fatal, Rejected) as error:
-                    self._fail(one, error)
-
-    def _pass_barrier(self, subscription: Subscription, one: Delivery, version: str) -> None:
-        """When all partitions stand at the barrier or past it, do its work and move them on in one transaction."""
-        rows = [row for row in self._sink.load_offsets([one.name]) if row.topic == one.topic]
-        if all(row.barrier == version or row.last_version >= version for row in rows):
-            ends = [
-                replace(row, next_offset=row.next_offset + 1, last_version=version, barrier="")
-                if row.barrier == version
-                else row
-                for row in rows
-            ]
-            moved = [pair for pair in zip(rows, ends, strict=True) if pair[0] != pair[1]]
-            if moved:
-                self._sink.write(SinkBatch(moved, [_truncation(one, self._barrier_event(moved[0][0]))]))
-            rows = ends
-        stood = {partition for partition, row in one.offsets.items() if row.barrier}
-        one.load(rows, sorted(one.offsets))
-        passed = {TopicPartition(one.topic, partition) for partition in stood if not one.offsets[partition].barrier}
-        for place in passed & set(subscription.assignment()):
-            subscription.seek(place, self._start(place))
-
-    def _barrier_event(self, row: Offset) -> ChangeEvent | None:
-        record = self._broker.fetch(TopicPartition(row.topic, row.partition), row.next_offset)
-        return decode(record) if record else None
 
 
 def _outline(
@@ -498,47 +260,3 @@ def _outline(
 def _identity(pipeline: Pipeline) -> tuple[str, str, int, bool]:
     """What a pipeline is delivered by: another mapping, or another loading, begins anew."""
     return pipeline.name, pipeline.bundle, pipeline.reloads, pipeline.phase == COPYING
-
-
-def _about(event: ChangeEvent, error: Rejected) -> Rejected:
-    """The error with the row that it is about."""
-    state = f" (SQLSTATE {error.sqlstate})" if error.sqlstate else ""
-    message = f"{event.schema}.{event.table} {event.key}: {error.message}{state}"
-    return Rejected(error.code, message, sqlstate=error.sqlstate, hint=error.hint, command=error.command)
-
-
-def _table_writes(one: Delivery, changes: Sequence[RowChange]) -> list[TableWrite]:
-    mapping = one.mapping
-    return [
-        TableWrite(
-            one.name,
-            mapping.spec.target_table,
-            mapping.key,
-            mapping.columns,
-            layer,
-            mark_columns=mapping.mark_columns,
-            shared=one.shared,
-        )
-        for layer in coalesce(changes)
-    ]
-
-
-def _truncation(one: Delivery, event: ChangeEvent | None) -> TableWrite:
-    mapping, columns, values = one.mapping, [], []
-    policy = mapping.on_truncate()
-    if policy == "mark" and event is not None:
-        for column, value in zip(mapping.mark_columns, mapping.truncate_values(event), strict=True):
-            if value is not ABSENT:
-                columns.append(column)
-                values.append(value)
-    return TableWrite(
-        one.name,
-        mapping.spec.target_table,
-        mapping.key,
-        mapping.columns,
-        [],
-        mark_columns=tuple(columns),
-        shared=one.shared,
-        truncate=policy,
-        mark_values=tuple(values),
-    )

@@ -17,11 +17,11 @@ That is worth `TOLD_SECONDS` at most: a worker that beats no more does not stay 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
-from sync_hub.state import Progress
+from sync_hub.state import Progress, Worker
 
 PROVEN_INTERVALS = 2
 """Heartbeat intervals for which a proof counts as fresh, and after which a missing heartbeat makes lag unknown."""
@@ -147,3 +147,13 @@ def _behind(ends: Sequence[int], applied: Mapping[int, int]) -> int | None:
 def _caught_up_in(events: int | None, rates: Rates) -> float | None:
     gain = rates.applied - rates.arriving
     return events / gain if events and gain > 0 else None
+
+
+def applied_offsets(workers: Iterable[Worker], pipeline: str) -> dict[int, int]:
+    """The next offset of each partition, as the workers of the pipeline's target last told."""
+    applied: dict[int, int] = {}
+    for worker in workers:
+        figures = worker.detail.get("pipelines", {}).get(pipeline, {})
+        for partition, offset in figures.get("offsets", {}).items():
+            applied[int(partition)] = max(offset, applied.get(int(partition), 0))
+    return applied

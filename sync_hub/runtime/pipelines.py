@@ -6,7 +6,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -18,9 +18,10 @@ from sync_hub.mapping.check import check_mapping
 from sync_hub.mapping.faults import SyntaxProblem
 from sync_hub.mapping.loader import Bundle, load_bundles
 from sync_hub.mapping.spec import MappingSpec, parse_spec
-from sync_hub.model import Finding, Offset, SinkBatch, Table, TopicInfo
+from sync_hub.model import Finding, Offset, Parked, SinkBatch, Table, TopicInfo
 from sync_hub.ports import BlockSink, Broker, Sink
 from sync_hub.runtime.control import Rate
+from sync_hub.runtime.parking import Held, Share
 from sync_hub.settings import Settings
 from sync_hub.state import Pipeline, State
 
@@ -130,6 +131,8 @@ class Delivery:
         self.copyable = False
         self.copying = False
         self.offsets: dict[int, Offset] = {}
+        self.held = Held()
+        self.share = Share()
         self.error: SyncHubError | None = None
         self.waiting_for: str | None = None
         self.applied = Rate()
@@ -165,10 +168,10 @@ class Delivery:
         """Compile the mapping for the source table as capture described it. Raises `ConfigError`."""
         self.mapping = compile_mapping(stored_bundle(self.pipeline), table, secrets=os.environ)
 
-    def fit(self, sink: Sink, table: Table, shared_by: Sequence[str], *, load: bool = True) -> None:
+    def fit(self, sink: Sink, table: Table, shared_by: Sequence[str], *, copy: bool) -> None:
         """Check the mapping against both catalogs, creating the target table if the mapping says so.
 
-        `load`: whether existing rows are wanted.
+        `copy`: whether existing rows may go straight to the view.
         """
         spec = self.mapping.spec
         target = sink.describe(spec.target_table)
@@ -191,7 +194,7 @@ class Delivery:
         self.shared = len(shared_by) > 1
         if self.shared:
             sink.share(spec.target_table, shared_by)
-        wanted = load and not self.shared and isinstance(sink, BlockSink)
+        wanted = copy and not self.shared and isinstance(sink, BlockSink)
         self.copyable = wanted and bool(self.mapping.copied(self.mapping.columns, self.target))
 
     def start(self, sink: Sink, broker: Broker, state: State) -> None:
@@ -265,6 +268,18 @@ class Delivery:
         mine = [row for row in rows if row.pipeline == self.name and row.topic == self.topic]
         self._prove(mine)
         self.offsets = {row.partition: row for row in mine if row.partition in partitions}
+
+    def hold(self, rows: Sequence[Parked]) -> None:
+        """Take the open parked records of the partitions that this worker reads."""
+        self.held = Held(rows)
+
+    def written(self, moved: Mapping[int, tuple[Offset, Offset]], events: int, parked: Sequence[Parked]) -> None:
+        """A transaction with these offset rows, before and after, and these parked records was committed."""
+        self.offsets |= {partition: after for partition, (_, after) in moved.items()}
+        held = sum(row.state == "parked" and row.attempts <= 1 for row in parked)
+        self.share.add(events, held)
+        self.applied.add(max(0, events - held))
+        self.held.store(parked)
 
     def _offset(self, partition: int, next_offset: int) -> Offset:
         return Offset(self.name, self.topic, partition, self.info.id, next_offset, "", self.mapping.hash)

@@ -19,11 +19,12 @@ from sync_hub.errors import Fatal, OffsetsMoved, Rejected, SyncHubError
 from sync_hub.model import Column, Offset, RangeSum, RowChange, SinkBatch, TableWrite
 from sync_hub.ports import Sink
 from sync_hub.testing.sink_case import CUSTOMERS, Writer, first_offset, moved, upserts
+from sync_hub.testing.sink_parked import SinkParkedContract
 from sync_hub.testing.sink_rows import SinkRowsContract
 from sync_hub.testing.sink_values import SinkValuesContract
 
 
-class SinkContract(SinkRowsContract, SinkValuesContract):
+class SinkContract(SinkRowsContract, SinkValuesContract, SinkParkedContract):
     """Offsets and transactions here; rows and values in the classes it inherits."""
 
     @pytest.fixture

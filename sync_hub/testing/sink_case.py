@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from sync_hub.model import Column, Offset, RowChange, SinkBatch, Table, TableWrite
+from sync_hub.model import Column, Offset, Parked, RowChange, SinkBatch, Table, TableWrite
 from sync_hub.ports import Sink
 
 TOPIC = "erp.public.customers"
@@ -39,10 +40,10 @@ class Writer:
         sink.open()
         sink.start_offsets([self.offset])
 
-    def write(self, *writes: TableWrite, **changes: Any) -> None:
+    def write(self, *writes: TableWrite, parked: Sequence[Parked] = (), **changes: Any) -> None:
         """One transaction; `changes` are fields of the offset that change with it."""
         after = moved(self.offset, **changes)
-        self.sink.write(SinkBatch([(self.offset, after)], list(writes)))
+        self.sink.write(SinkBatch([(self.offset, after)], list(writes), list(parked)))
         self.offset = after
 
     def rows(self, table: str, *columns: str) -> list[tuple[Any, ...]]:

@@ -227,7 +227,19 @@ def _pipeline(name: str, pipeline: Document, limits: Limits, facts: Facts, *, ex
         own.code, own.severity = "pipeline_retrying", FAILING if long else DEGRADED
         own.message = said(name, error, f"{pipeline['target']} does not take its rows")
         yield own
-    yield from _behind(name, pipeline, limits, facts, explained=explained or bool(own.code))
+    if pipeline["parked"] >= limits.parked.warn:
+        yield Problem(
+            "parked",
+            FAILING if pipeline["parked"] >= limits.parked.fail else DEGRADED,
+            subject,
+            f"{name} holds {pipeline['parked']} rejected records",
+            "mend the rows at the source, or the mapping or target; or discard the records",
+            f"sync-hub parked list {name}",
+            seconds(pipeline["parked_since"]),
+            (name,),
+        )
+    held = pipeline["parked"] or pipeline["waiting_rows"]
+    yield from _behind(name, pipeline, limits, facts, explained=explained or bool(own.code) or bool(held))
 
 
 def _waiting(name: str, pipeline: Document, sources: Document, limits: Limits, facts: Facts) -> Iterator[Problem]:

@@ -133,6 +133,7 @@ def _pipeline(pipeline: Pipeline, facts: Facts, mapping: MappingStatus) -> Docum
     worst = _worst(pipeline, reports, facts)
     rates = Rates(_sum(live, "arriving_per_second"), _sum(live, "applied_per_second"))
     behind = _lag(pipeline, facts, rates)
+    parked_since = min((report["parked_since"] for _, report in reports if report.get("parked_since")), default=None)
     pause = pause_of((f"pipeline:{pipeline.name}", f"target:{pipeline.target}", f"source:{pipeline.source}"), facts)
     return {
         "source": pipeline.source,
@@ -144,7 +145,7 @@ def _pipeline(pipeline: Pipeline, facts: Facts, mapping: MappingStatus) -> Docum
         **worst,
         "phase": pipeline.phase,
         "paused": _pause(pause),
-        "lag_seconds": _rounded(behind.seconds),
+        "lag_seconds": _rounded(_with_parked(behind.seconds, parked_since, facts.now)),
         "lag_capture_seconds": _rounded(behind.capture_seconds),
         "lag_deliver_seconds": _rounded(behind.deliver_seconds),
         "lag_events": behind.events,
@@ -154,14 +155,20 @@ def _pipeline(pipeline: Pipeline, facts: Facts, mapping: MappingStatus) -> Docum
         "caught_up_in_seconds": _rounded(behind.caught_up_in_seconds),
         "applied_total": int(_sum(reports, "applied_total")),
         "last_applied_at": iso(max((report.get("last_applied_at") or 0 for _, report in reports), default=0) or None),
-        "parked": 0,
-        "parked_since": None,
+        "parked": int(_sum(reports, "parked")),
+        "waiting_rows": int(_sum(reports, "waiting_rows")),
+        "parked_since": iso(parked_since),
         "unproven": pipeline.unproven or None,
         "loading": next((_snapshot(one) for one in facts.loading(pipeline.source) if _loads(one, pipeline)), None),
         "verified": _verified(facts.verified(pipeline.name, "done")),
         "verifying": _verifying(facts.verifying(pipeline.name)),
         "mapping": {"applied": iso(pipeline.applied_at), "pending": mapping.pending},
     }
+
+
+def _with_parked(lag: float | None, parked_since: float | None, now: float) -> float | None:
+    """A view that lacks what is parked is as old as that."""
+    return lag if lag is None or parked_since is None else max(lag, now - parked_since)
 
 
 def _loads(snapshot: Snapshot, pipeline: Pipeline) -> bool:

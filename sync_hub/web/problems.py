@@ -42,6 +42,7 @@ CODES = {
     "pipeline_failed": "A pipeline stopped because a person is needed.",
     "pipeline_stopped": "A pipeline does not run.",
     "pipeline_retrying": "A pipeline's target does not take its rows now; it tries again.",
+    "parked": "Records that a mapping or target rejects are held with their error.",
     "view_unproven": "Something happened after which a view may differ from its source.",
     "view_differs": "A verification found that a view differs from its source.",
     "verification_failed": "The last verification of a view came to no end.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,15 +23,15 @@ from sync_hub.model import (
 from sync_hub.runtime.batch import (
     Barrier,
     Decoded,
-    Failure,
     Item,
+    Unreadable,
     Work,
     coalesce,
     decoded,
     halves,
+    rebased,
     select,
     superseded,
-    truncated,
 )
 
 
@@ -57,8 +58,16 @@ def offset(partition: int = 0, next_offset: int = 0, last_version: str = "", bar
     return Offset("p", "t", partition, "id", next_offset, last_version, "hash", 0, barrier)
 
 
-def stream(*events: ChangeEvent | Rejected | None, start: int = 0) -> list[Decoded]:
-    return [Decoded(start + index, one) for index, one in enumerate(events)]
+def record(partition: int, offset: int) -> Record:
+    return Record("t", partition, offset, b'{"id":1}', b"", None, 0)
+
+
+def stream(*events: ChangeEvent | Rejected | None, start: int = 0, partition: int = 0) -> list[Decoded]:
+    return [Decoded(record(partition, start + index), one) for index, one in enumerate(events)]
+
+
+def item(partition: int, offset: int, event: ChangeEvent) -> Item:
+    return Item(record(partition, offset), event)
 
 
 def numbers(work: Work) -> list[int]:
@@ -94,13 +103,15 @@ def test_snapshot_rows_for_other_pipelines_only_move_the_offset() -> None:
 
 
 def test_a_partition_that_is_not_assigned_or_stands_at_a_barrier_is_left_alone() -> None:
-    work = select("p", {0: offset(barrier=version(9))}, {0: stream(event(1)), 1: stream(event(2))})
+    work = select("p", {0: offset(barrier=version(9))}, {0: stream(event(1)), 1: stream(event(2), partition=1)})
     assert work == Work({}, {}, [], {})
 
 
 def test_a_barrier_ends_the_partition_before_itself_and_is_marked_in_its_offset() -> None:
     barrier = event(2, operation="truncate", key=None, after=None)
-    work = select("p", {0: offset(), 1: offset(1)}, {0: stream(event(1), barrier, event(3)), 1: stream(event(4))})
+    work = select(
+        "p", {0: offset(), 1: offset(1)}, {0: stream(event(1), barrier, event(3)), 1: stream(event(4), partition=1)}
+    )
     assert numbers(work) == [1, 4]
     assert work.barriers == {0: Barrier(1, version(2))}
     assert work.ends[0] == offset(next_offset=1, last_version=version(1), barrier=version(2))
@@ -120,19 +131,26 @@ def test_a_truncate_that_debezium_wrote_stops_the_pipeline() -> None:
     assert work.failure.error.code == "truncate_without_order"
 
 
-def test_an_unreadable_record_ends_the_partition_before_itself() -> None:
+def test_an_unreadable_record_is_told_apart_and_passed() -> None:
     work = select("p", {0: offset()}, {0: stream(event(1), Rejected("not_an_envelope", "no"), event(3))})
-    assert numbers(work) == [1]
-    assert work.failure is not None
-    assert (work.failure.partition, work.failure.offset) == (0, 1)
-    assert work.ends[0].next_offset == 1
+    assert numbers(work) == [1, 3]
+    assert [(one.record.offset, one.key, one.error.code) for one in work.unreadable] == [
+        (1, '{"id":1}', "not_an_envelope")
+    ]
+    assert work.failure is None
+    assert work.ends[0].next_offset == 3
+
+
+@pytest.mark.parametrize("key", [None, b"", b"\xff"])
+def test_an_unreadable_record_without_a_readable_key_is_known_by_its_offset(key: bytes | None) -> None:
+    assert Unreadable(Record("t", 0, 7, key, b"", None, 0), Rejected("x", "x")).key == "@7"
 
 
 def test_an_event_is_superseded_by_a_later_whole_one_of_its_key_in_its_partition() -> None:
     first, partial, whole = event(1), event(2, key={"id": 1}, unchanged=("big",)), event(3, key={"id": 1})
-    assert superseded([Item(0, 0, first), Item(0, 1, partial)]) == set()
-    assert superseded([Item(0, 0, first), Item(1, 1, whole)]) == set()
-    assert superseded([Item(0, 0, first), Item(0, 1, partial), Item(0, 2, whole)]) == {(0, 0), (0, 1)}
+    assert superseded([item(0, 0, first), item(0, 1, partial)]) == set()
+    assert superseded([item(0, 0, first), item(1, 1, whole)]) == set()
+    assert superseded([item(0, 0, first), item(0, 1, partial), item(0, 2, whole)]) == {(0, 0), (0, 1)}
 
 
 def test_tombstones_only_move_the_offset() -> None:
@@ -142,28 +160,12 @@ def test_tombstones_only_move_the_offset() -> None:
     assert work.ends[0].next_offset == 6
 
 
-def test_cutting_at_a_failure_keeps_what_came_before_and_other_partitions() -> None:
-    records = {0: stream(event(1), event(2), event(3)), 1: stream(event(4))}
-    work = select("p", {0: offset(), 1: offset(1)}, records)
-    cut = truncated(work, Failure(0, 1, Rejected("x", "x")))
-    assert numbers(cut) == [1, 4]
-    assert cut.ends[0] == offset(next_offset=1, last_version=version(1))
-    assert cut.ends[1] == work.ends[1]
-
-
-def test_cutting_at_the_first_record_leaves_the_partition_as_it_was() -> None:
-    work = select("p", {0: offset()}, {0: stream(event(1), event(2))})
-    cut = truncated(work, Failure(0, 0, Rejected("x", "x")))
-    assert cut.items == []
-    assert cut.ends == {}
-
-
 @given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=2, max_size=30))
 def test_halves_applied_one_after_the_other_end_where_the_whole_ends(shape: list[tuple[int, bool]]) -> None:
     records: dict[int, list[Decoded]] = {}
     for number, (partition, tombstone) in enumerate(shape):
         run = records.setdefault(partition, [])
-        run.append(Decoded(len(run), None if tombstone else event(number)))
+        run.append(Decoded(record(partition, len(run)), None if tombstone else event(number)))
     work = select("p", {partition: offset(partition) for partition in records}, records)
     first, second = halves(work)
     assert first.items + second.items == work.items
@@ -226,5 +228,12 @@ def test_changes_of_array_keys_are_coalesced_and_keep_their_keys() -> None:
 
 
 def test_items_keep_their_place() -> None:
-    assert Item(1, 2, event(3)).event.id == event(3).version[13:]
-    assert msgspec.structs.asdict(offset())["next_offset"] == 0
+    assert (item(1, 2, event(3)).partition, item(1, 2, event(3)).offset) == (1, 2)
+
+
+def test_work_goes_on_upon_offsets_that_parking_has_raised() -> None:
+    work = select("p", {0: offset()}, {0: stream(event(1), event(2))})
+    raised = msgspec.structs.replace(offset(), parked_seq=4)
+    again = rebased(work, {0: raised})
+    assert again.before == {0: raised}
+    assert again.ends == {0: msgspec.structs.replace(work.ends[0], parked_seq=4)}

@@ -541,6 +541,29 @@ def test_beats_of_an_earlier_run_make_nothing_ready(hub: HubState) -> None:
     assert HealthReader(hub.settings, hub.state, hub.clock).ready()
 
 
+@pytest.mark.parametrize(("parked", "severity"), [(1, "degraded"), (99, "degraded"), (100, "failing")])
+def test_parked_records_are_told_and_make_the_view_as_old_as_the_oldest(
+    hub: HubState, parked: int, severity: str
+) -> None:
+    hub.well()
+    since = NOW - 90
+    hub.deliver(pipelines={PIPELINE: {"parked": parked, "waiting_rows": 2, "parked_since": since}})
+    document = health(hub)
+    found = {f"{one['code']} {one['subject']}": one for one in document["problems"]}
+    assert set(found) == {f"parked pipeline:{PIPELINE}"}, "the lag needs no words of its own"
+    assert found[f"parked pipeline:{PIPELINE}"]["severity"] == severity
+    assert found[f"parked pipeline:{PIPELINE}"]["command"] == f"sync-hub parked list {PIPELINE}"
+    pipeline = document["pipelines"][PIPELINE]
+    assert (pipeline["parked"], pipeline["waiting_rows"], pipeline["lag_seconds"]) == (parked, 2, 90)
+
+
+def test_rows_that_wait_for_others_are_no_problem_yet(hub: HubState) -> None:
+    hub.well()
+    hub.deliver(pipelines={PIPELINE: {"parked": 0, "waiting_rows": 2, "parked_since": NOW - 3}})
+    document = health(hub)
+    assert (document["status"], document["pipelines"][PIPELINE]["lag_seconds"]) == ("ok", 3)
+
+
 def test_every_code_is_found_by_a_test_and_documented() -> None:
     source = Path(__file__).read_text()
     text = DOCUMENTATION.read_text()

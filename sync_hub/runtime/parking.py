@@ -1,0 +1,288 @@
+"""Which records a pipeline holds with their error, and what becomes of them (`guarantees.md` §6). Pure.
+
+A target keeps the newest state of a row, so a later whole event of a key that is held is tried at once, and closes what
+was held for it. An event that lacks columns cannot stand for what came before it: it waits behind, in order.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from sync_hub.errors import Fatal, Rejected
+from sync_hub.mapping.apply import CompiledMapping
+from sync_hub.model import ChangeEvent, Offset, Parked, ParkedState, Record, RowChange, TopicPartition
+from sync_hub.runtime.batch import Item, Work, superseded
+from sync_hub.settings import Limits, Retry
+
+WAITING_FOR_ROWS: Final = frozenset({"unique_violated", "foreign_key_violated"})
+"""What another row may solve: the parent that has not come, the row that still has the value."""
+WAIT_SECONDS: Final = 1.0
+"""How often rows that wait for others are tried."""
+BEHIND: Final = "parked_behind"
+SHARE_OF_EVENTS: Final = 1000
+"""Of how many events, at least, a share is told."""
+
+
+class Held:
+    """The open parked records of one pipeline in the partitions that this worker reads."""
+
+    def __init__(self, rows: Iterable[Parked] = ()) -> None:
+        self._keys: dict[str, list[Parked]] = {}
+        self.store(rows)
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def count(self, state: ParkedState) -> int:
+        """How many records are in this state."""
+        return sum(row.state == state for row in self.all())
+
+    def of(self, key: str) -> list[Parked]:
+        """What is held for a key, oldest first."""
+        return self._keys.get(key, [])
+
+    def all(self) -> list[Parked]:
+        """All that is held."""
+        return [one for rows in self._keys.values() for one in rows]
+
+    def due(self, now: float) -> list[list[Parked]]:
+        """Keys whose oldest record is to be tried again now, each with all that is held for it."""
+        return [rows for rows in self._keys.values() if rows[0].next_at is not None and rows[0].next_at <= now]
+
+    def store(self, rows: Iterable[Parked]) -> None:
+        """Take in rows as they are now in the target."""
+        for row in rows:
+            others = [
+                one for one in self._keys.get(row.key, []) if (one.partition, one.seq) != (row.partition, row.seq)
+            ]
+            left = sorted([*others, row] if row.is_open else others, key=lambda one: (one.partition, one.seq))
+            if left:
+                self._keys[row.key] = left
+            else:
+                self._keys.pop(row.key, None)
+
+
+class Share:
+    """How much of what a pipeline read lately was parked."""
+
+    def __init__(self) -> None:
+        self._events = self._parked = 0.0
+
+    def add(self, events: int, parked: int) -> None:
+        """Count what was written; what is long ago counts less and less."""
+        self._events += events
+        self._parked += parked
+        if self._events > 2 * SHARE_OF_EVENTS:
+            self._events, self._parked = self._events / 2, self._parked / 2
+
+    def exceeds(self, limit: float, more: int) -> bool:
+        """Whether it would be too much with so many more; not before enough was read to tell."""
+        return self._events >= SHARE_OF_EVENTS and self._parked + more > limit * self._events
+
+
+def refuse_too_many(pipeline: str, held: Held, share: Share, changed: Sequence[Parked], limits: Limits) -> None:
+    """Raise `Fatal` where a pipeline would park more than is allowed: then something is wrong with all of it."""
+    if not changed:
+        return
+    before = {(row.partition, row.seq) for row in held.all() if row.state == "parked"}
+    more = sum(row.state == "parked" and (row.partition, row.seq) not in before for row in changed)
+    fewer = sum(row.state != "parked" and (row.partition, row.seq) in before for row in changed)
+    many = more and len(before) + more - fewer > limits.parked.stop
+    if many or (more and share.exceeds(limits.parked_share.stop, more)):
+        reason = f"{limits.parked.stop} records" if many else f"{limits.parked_share.stop:.0%} of what it reads"
+        error = next(row for row in changed if row.state == "parked")
+        raise Fatal(
+            "too_many_parked",
+            f"pipeline {pipeline} would park more than {reason}; the last is {error.code}: {error.message}",
+            hint="mend mapping, target or source, then resume; limits.parked and limits.parked_share say how many",
+            command=f"sync-hub parked list {pipeline}",
+        )
+
+
+class Planned(NamedTuple):
+    """What one pipeline writes for its work: changes of rows, and of parked records."""
+
+    changes: list[RowChange]
+    parked: list[Parked]
+
+
+def planned(
+    pipeline: str, mapping: CompiledMapping, held: Held, work: Work, polled: Sequence[Item], now: float
+) -> Planned:
+    """Map the work. What the mapping rejects is parked, unless something newer among `polled` takes its place."""
+    mapped = mapping.apply([item.event for item in work.items])
+    if not (mapped.rejected or held or work.unreadable):
+        return Planned(mapped.changes, [])
+    parking = _Parking(pipeline, held, work, now)
+    for one in work.unreadable:
+        parking.park(one.record, one.key, None, one.error)
+    errors, outdated = dict(mapped.rejected), superseded(polled)
+    taken = []
+    for index, item in enumerate(work.items):
+        key = key_text(item.event)
+        if index in errors:
+            if (item.partition, item.offset) not in outdated:
+                parking.park(item.record, key, item.event, about(item.event, errors[index]))
+        elif item.event.unchanged and parking.holds(key):
+            parking.park(item.record, key, item.event, _behind(item.event))
+        else:
+            parking.close(key)
+            taken.append(item.event)
+    return Planned(mapping.apply(taken).changes, parking.rows())
+
+
+def refused(pipeline: str, held: Held, work: Work, error: Rejected, now: float) -> list[Parked]:
+    """What to store for a work of one record that the target rejects."""
+    (item,) = work.items
+    parking = _Parking(pipeline, held, work, now)
+    parking.park(item.record, key_text(item.event), item.event, about(item.event, error))
+    return parking.rows()
+
+
+class _Parking:
+    """Changes of parked records that come with one work."""
+
+    def __init__(self, pipeline: str, held: Held, work: Work, now: float) -> None:
+        self._pipeline = pipeline
+        self._held = Held(held.all())
+        self._seqs = {partition: before.parked_seq for partition, before in work.before.items()}
+        self._now = now
+        self._rows: dict[tuple[int, int], Parked] = {}
+
+    def holds(self, key: str) -> bool:
+        return bool(self._held.of(key))
+
+    def close(self, key: str) -> None:
+        """Something newer and whole takes the place of what is held."""
+        self._store([closed(one, "superseded", self._now) for one in self._held.of(key)])
+
+    def park(self, record: Record, key: str, event: ChangeEvent | None, error: Rejected) -> None:
+        """Hold a record; a whole one stands for all that was held for its key."""
+        if event is not None and not event.unchanged:
+            self.close(key)
+        if any((one.partition, one.offset) == (record.partition, record.offset) for one in self._held.of(key)):
+            return  # it was parked before a crash
+        seq = self._seqs[record.partition]
+        self._seqs[record.partition] = seq + 1
+        waits = error.code in WAITING_FOR_ROWS
+        new = Parked(
+            pipeline=self._pipeline,
+            topic=record.topic,
+            partition=record.partition,
+            seq=seq,
+            offset=record.offset,
+            key=key,
+            version=event.version if event is not None else "",
+            state="waiting" if waits else "parked",
+            code=error.code,
+            message=error.message,
+            sqlstate=error.sqlstate,
+            hint=error.hint,
+            attempts=0 if waits else 1,
+            first_at=self._now,
+            last_at=self._now,
+            next_at=self._now + WAIT_SECONDS,
+            correlation_id=(event.correlation_id or "") if event is not None else "",
+            record_key=record.key,
+            record_value=record.value,
+            record_headers=_headers_text(record.headers),
+        )
+        self._store([new])
+
+    def rows(self) -> list[Parked]:
+        """All that changed."""
+        return list(self._rows.values())
+
+    def _store(self, rows: Sequence[Parked]) -> None:
+        self._held.store(rows)
+        self._rows |= {(row.partition, row.seq): row for row in rows}
+
+
+def with_seqs(pairs: dict[int, tuple[Offset, Offset]], parked: Sequence[Parked]) -> dict[int, tuple[Offset, Offset]]:
+    """Offset rows before and after, raised where parked records change: who read them before that writes nothing."""
+    for partition in {row.partition for row in parked}:
+        before, after = pairs[partition]
+        newest = max(row.seq for row in parked if row.partition == partition)
+        pairs[partition] = before, replace(after, parked_seq=max(before.parked_seq, newest) + 1)
+    return pairs
+
+
+def closed(row: Parked, state: ParkedState, now: float, reason: str = "") -> Parked:
+    """A row that its key does not wait for any more."""
+    return replace(row, state=state, next_at=None, closed_at=now, reason=reason)
+
+
+def tried(row: Parked, error: Rejected, retry: Retry, now: float) -> Parked:
+    """A row whose attempt failed again; after the last attempt it waits for a person."""
+    waits = row.state == "waiting" and error.code in WAITING_FOR_ROWS
+    attempts = row.attempts if waits else row.attempts + 1
+    again = now + WAIT_SECONDS if waits else next_attempt(attempts, retry, now)
+    return replace(
+        row,
+        state="waiting" if waits else "parked",
+        code=error.code,
+        message=error.message,
+        sqlstate=error.sqlstate,
+        hint=error.hint,
+        attempts=attempts,
+        last_at=now,
+        next_at=again,
+    )
+
+
+def given_up(row: Parked, retry: Retry, now: float) -> Parked:
+    """A row that waited for another one, which will not come: it counts as rejected from now on."""
+    return replace(row, state="parked", attempts=1, last_at=now, next_at=next_attempt(1, retry, now))
+
+
+def next_attempt(attempts: int, retry: Retry, now: float) -> float | None:
+    """When to try again, with exponential backoff and jitter; None when all attempts are used up."""
+    if attempts >= retry.attempts:
+        return None
+    ceiling = min(retry.max, retry.first * retry.factor ** max(0, attempts - 1))
+    return now + ceiling * random.uniform(0.75, 1.25)
+
+
+def record(row: Parked) -> Record:
+    """The record as it was in the topic; `row` was read with it."""
+    headers = msgspec.json.decode(row.record_headers, type=list[tuple[str, bytes]]) if row.record_headers else None
+    return Record(
+        row.topic, row.partition, row.offset, row.record_key, row.record_value, headers, round(row.first_at * 1000)
+    )
+
+
+def place(row: Parked) -> TopicPartition:
+    """Where it was read."""
+    return TopicPartition(row.topic, row.partition)
+
+
+def key_text(event: ChangeEvent) -> str:
+    """An event's key as text: equal for equal keys."""
+    return msgspec.json.encode(event.key).decode()
+
+
+def about(event: ChangeEvent, error: Rejected) -> Rejected:
+    """The error with the row that it is about."""
+    state = f" (SQLSTATE {error.sqlstate})" if error.sqlstate else ""
+    message = f"{event.schema}.{event.table} {event.key}: {error.message}{state}"
+    return Rejected(error.code, message, sqlstate=error.sqlstate, hint=error.hint, command=error.command)
+
+
+def _behind(event: ChangeEvent) -> Rejected:
+    return about(
+        event,
+        Rejected(
+            BEHIND,
+            "an earlier record of this key is parked, and this one lacks columns",
+            hint="it is applied after that one",
+        ),
+    )
+
+
+def _headers_text(headers: Sequence[tuple[str, bytes]] | None) -> str:
+    return msgspec.json.encode(headers).decode() if headers else ""

@@ -1,0 +1,112 @@
+"""Tries parked records again when they are due: between two batches, by who owns their partition."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from sync_hub.envelope import decode, topic_name
+from sync_hub.errors import Rejected
+from sync_hub.model import ChangeEvent, Parked, RowChange
+from sync_hub.ports import Sink
+from sync_hub.runtime import parking
+from sync_hub.runtime.batch import Work
+from sync_hub.runtime.lag import applied_offsets, passed
+from sync_hub.runtime.pipelines import Delivery
+from sync_hub.settings import Retry
+from sync_hub.state import State
+
+LOG = logging.getLogger(__name__)
+
+KEYS_PER_TURN: Final = 50
+TOGETHER: Final = 500
+LOOK_SECONDS: Final = 0.2
+PROGRESS_RECORDS: Final = 20
+NOTHING: Final = Work({}, {}, [], {})
+
+
+class Plan(NamedTuple):
+    """What one pipeline puts into a transaction of the target."""
+
+    one: Delivery
+    work: Work
+    changes: list[RowChange]
+    parked: list[Parked]
+
+
+class Replay:
+    """The retries of one session. `write` is the session's: one transaction, with the offsets compared and set."""
+
+    def __init__(self, sink: Sink, state: State, retry: Retry, write: Callable[[Sequence[Plan]], None]) -> None:
+        self._sink = sink
+        self._state = state
+        self._retry = retry
+        self._write = write
+        self._look_at = 0.0
+
+    def turn(self, deliveries: Sequence[Delivery]) -> None:
+        """Try what is due, a limited number of keys; rows that wait for others all together first."""
+        if time.monotonic() < self._look_at or not any(one.held for one in deliveries):
+            return
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        now = time.time()
+        due = [(one, rows) for one in deliveries for rows in one.held.due(now)]
+        waiting = [pair for pair in due if pair[1][0].state == "waiting"][:TOGETHER]
+        if len(waiting) > 1 and self._together(waiting):
+            due = [pair for pair in due if pair not in waiting]
+        for one, rows in due[:KEYS_PER_TURN]:
+            self._alone(one, rows)
+
+    def _together(self, due: Sequence[tuple[Delivery, list[Parked]]]) -> bool:
+        """Whether all of them are applied now, in one transaction: they may have waited for one another."""
+        held: dict[str, tuple[Delivery, list[Parked]]] = {}
+        for one, rows in due:
+            held.setdefault(one.name, (one, []))[1].extend(rows)
+        try:
+            self._write([self._attempt(one, rows) for one, rows in held.values()])
+        except Rejected:
+            return False
+        return True
+
+    def _alone(self, one: Delivery, rows: list[Parked]) -> None:
+        """One key: apply all that is held for it, or say how it went."""
+        try:
+            self._write([self._attempt(one, rows)])
+        except Rejected as error:
+            now, oldest = time.time(), rows[0]
+            again = parking.tried(oldest, error, self._retry, now)
+            if again.state == "waiting" and self._all_past(one, oldest.first_at):
+                again = parking.given_up(again, self._retry, now)
+            self._write([Plan(one, NOTHING, [], [again])])
+        else:
+            LOG.info("applied %s, which was parked", rows[0].id, extra={"action": "replay", "pipeline": one.name})
+
+    def _attempt(self, one: Delivery, rows: Sequence[Parked]) -> Plan:
+        """What applying these records takes, in their order. Raises `Rejected` as before."""
+        read = self._sink.find_parked([one.name], records=True, seqs=[row.seq for row in rows])
+        places = {(row.partition, row.seq) for row in rows}
+        events: list[ChangeEvent] = []
+        for row in read:
+            if (row.partition, row.seq) in places:
+                event = decode(parking.record(row))
+                events += [event] if event is not None else []
+        mapped = one.mapping.apply(events)
+        if mapped.rejected:
+            index, error = mapped.rejected[0]
+            raise parking.about(events[index], error)
+        now = time.time()
+        return Plan(one, NOTHING, mapped.changes, [parking.closed(row, "applied", now) for row in rows])
+
+    def _all_past(self, one: Delivery, since: float) -> bool:
+        """Whether every pipeline into this target has applied all that its source had when the row began to wait."""
+        for pipeline in self._state.pipelines():
+            if pipeline.target != one.pipeline.target:
+                continue
+            topic = topic_name(pipeline.source, pipeline.table)
+            applied = applied_offsets(self._state.workers(), pipeline.name)
+            known = self._state.progress(pipeline.source, limit=PROGRESS_RECORDS)
+            if not any(entry.source_time > since and passed(entry, topic, applied) for entry in known):
+                return False
+        return True

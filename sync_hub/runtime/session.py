@@ -1,0 +1,339 @@
+"""One subscription and one connection to the target: poll, decode, map, coalesce per key, write in one transaction.
+
+The target's offsets are the only ones: after any doubt (a lost connection, a commit whose outcome is unknown, another
+worker's write) the session ends, and the next one loads them again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from msgspec.structs import replace
+
+from sync_hub.envelope import decode
+from sync_hub.errors import Fatal, Rejected, SyncHubError
+from sync_hub.model import ABSENT, ChangeEvent, Offset, RowChange, SinkBatch, TableWrite, TopicPartition
+from sync_hub.ports import Broker, Sink, Subscription
+from sync_hub.runtime import parking
+from sync_hub.runtime.batch import Decoded, Item, Work, coalesce, decoded, halves, rebased, select, stages, superseded
+from sync_hub.runtime.compare import Comparer, expectations, judge, repairs
+from sync_hub.runtime.control import Control
+from sync_hub.runtime.pipelines import Delivery
+from sync_hub.runtime.replay import Plan, Replay
+from sync_hub.settings import Settings
+from sync_hub.state import State
+from sync_hub.state_verifications import WRONG
+
+LOG = logging.getLogger(__name__)
+
+POLL_SECONDS: Final = 0.1
+POLL_RECORDS: Final = 3000
+IDLE_SECONDS: Final = 1.0
+BARRIER_SECONDS: Final = 0.1
+
+
+class Session:
+    """One subscription and one connection to the target, until something fails, moves or changes."""
+
+    def __init__(
+        self, target: str, sink: Sink, broker: Broker, state: State, settings: Settings, control: Control
+    ) -> None:
+        self._target = target
+        self._sink = sink
+        self._broker = broker
+        self._state = state
+        self._limits = settings.limits
+        self._control = control
+        self._subscription: Subscription | None = None
+        self._barrier_at = 0.0
+        self._replay = Replay(sink, state, settings.retry, self._write)
+        self.deliveries: dict[str, Delivery] = {}
+
+    def subscribe(self, group: str, member: int, members: int) -> None:
+        """Begin to read the topics of all pipelines that can."""
+        topics = sorted({one.topic for one in self.deliveries.values()})
+        if topics:
+            self._subscription = self._broker.subscribe(
+                topics, group, member=member, members=members, on_assign=self._on_assign
+            )
+
+    def close(self) -> None:
+        """Leave the group and let go of everything."""
+        if self._subscription is not None:
+            self._subscription.close()
+        self._broker.close()
+        self._sink.close()
+
+    def turn(self) -> None:
+        """Poll once and apply what came; help barriers on; try again what is parked and due."""
+        if self._subscription is None:
+            self._control.wait(IDLE_SECONDS)
+            return
+        records = self._subscription.poll(POLL_SECONDS, POLL_RECORDS)
+        if records:
+            self._apply(decoded(records))
+        for one in self.deliveries.values():
+            one.caught_up = len(records) < POLL_RECORDS
+        if time.monotonic() >= self._barrier_at:
+            self._barrier_at = time.monotonic() + BARRIER_SECONDS
+            self._pass_barriers(self._subscription)
+        self._replay.turn(self._active())
+
+    def reload(self) -> None:
+        """Load offsets and parked records again: someone else changed what is parked."""
+        self._on_assign([])
+
+    def _on_assign(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        names = list(self.deliveries)
+        rows = self._sink.load_offsets(names)
+        held = self._sink.find_parked(names)  # read after: what changes in between moves the offsets' `parked_seq`
+        assigned: dict[str, set[int]] = {}
+        for topic, partition in {*partitions, *(self._subscription.assignment() if self._subscription else ())}:
+            assigned.setdefault(topic, set()).add(partition)
+        for one in self._active():
+            mine = assigned.get(one.topic, set())
+            try:
+                one.load(rows, sorted(mine))
+                one.hold([row for row in held if row.pipeline == one.name and row.partition in mine])
+                for partition in mine:
+                    self._prove_record(one, one.offsets[partition])
+            except (Fatal, Rejected) as error:
+                self._fail(one, error)
+        return {partition: self._start(partition) for partition in partitions}
+
+    def _active(self) -> list[Delivery]:
+        """The pipelines that have not failed."""
+        return [one for one in self.deliveries.values() if one.error is None]
+
+    def _start(self, place: TopicPartition) -> int:
+        """The lowest offset that a pipeline of this topic still needs; the end when none can go on."""
+        topic, partition = place
+        needed = [one.offsets[partition].next_offset for one in self._active() if one.topic == topic]
+        return min(needed) if needed else self._broker.end_offsets(topic)[partition]
+
+    def _prove_record(self, one: Delivery, offset: Offset) -> None:
+        """The record before the offset, if it is still there, must not be newer than what was applied last."""
+        if not offset.last_version:
+            return
+        record = self._broker.fetch(TopicPartition(offset.topic, offset.partition), offset.next_offset - 1)
+        try:
+            event = decode(record) if record else None
+        except Rejected:
+            return  # it is parked, and proves nothing
+        if event is not None and event.version > offset.last_version:
+            raise Fatal(
+                "offset_unproven",
+                f"pipeline {one.name}: record {offset.next_offset - 1} of {offset.topic}/{offset.partition} is not the "
+                "one that was applied last",
+                hint="the topic's content was replaced",
+                command=f"sync-hub recover {one.pipeline.source}",
+            )
+
+    def _apply(self, partitions: dict[TopicPartition, list[Decoded]]) -> None:
+        for number, stage in enumerate(stages(partitions)):
+            if number % 2:
+                self._answer_probes(stage)
+            else:
+                self._apply_events(stage)
+
+    def _answer_probes(self, partitions: dict[TopicPartition, list[Decoded]]) -> None:
+        """Compare instead of writing; with `repair` write what differs. Pipelines not asked only move their offsets."""
+        for one in self._active():
+            mine = {place.partition: records for place, records in partitions.items() if place.topic == one.topic}
+            work = select(one.name, one.offsets, mine) if mine else None
+            if work is not None:
+                self._answer(one, work)
+
+    def _answer(self, one: Delivery, work: Work) -> None:
+        """The target is read between two compare-and-sets of the same offsets, so nobody else has written meanwhile."""
+        events = [item.event for item in work.items]
+        expected = expectations(one.mapping, events)
+        keeps = one.mapping.spec.on_delete != "delete"
+        comparer = Comparer(one.mapping, one.target, self._sink)
+        probes = judge(comparer, [event.key or {} for event in events], expected, keeps=keeps)
+        changes = repairs(events, expected, probes)
+        mended = [event for event in events if event.repair] if changes else []
+        closed = [
+            parking.closed(row, "superseded", time.time()) for e in mended for row in one.held.of(parking.key_text(e))
+        ]
+        try:
+            self._write([Plan(one, work, changes, closed)])
+        except Rejected:
+            if len(work.items) > 1:
+                for half in halves(work):
+                    self._answer(one, rebased(half, one.offsets))
+                return
+            self._write([Plan(one, work, [], [])])
+        except Fatal as error:
+            self._fail(one, error)
+            return
+        answers = [
+            replace(probe, outcome="parked")
+            if probe.outcome in WRONG and one.held.of(parking.key_text(event))
+            else probe
+            for event, probe in zip(events, probes, strict=True)
+        ]
+        for run in sorted({event.check for event in events}):
+            self._state.verifications.answer(
+                run, [probe for event, probe in zip(events, answers, strict=True) if event.check == run]
+            )
+
+    def _apply_events(self, partitions: dict[TopicPartition, list[Decoded]]) -> None:
+        plans = []
+        for one in self._active():
+            mine = {place.partition: records for place, records in partitions.items() if place.topic == one.topic}
+            if mine:
+                one.arrived.add(sum(len(records) for records in mine.values()))
+                work = select(one.name, one.offsets, mine)
+                plans.append(self._planned(one, work, work.items))
+        try:
+            self._write(plans)
+        except (Rejected, Fatal):
+            for plan in plans:
+                self._isolate(plan.one, plan.work, plan.work.items)
+        for plan in plans:
+            if plan.work.failure is not None and plan.one.error is None:
+                self._fail(plan.one, plan.work.failure.error)
+
+    def _planned(self, one: Delivery, work: Work, polled: Sequence[Item]) -> Plan:
+        return Plan(one, work, *parking.planned(one.name, one.mapping, one.held, work, polled, time.time()))
+
+    def _write(self, plans: Sequence[Plan]) -> None:
+        """One target transaction for all pipelines. Raises `Fatal` where more would be parked than is allowed."""
+        offsets: list[tuple[Offset, Offset]] = []
+        for plan in plans:
+            parking.refuse_too_many(plan.one.name, plan.one.held, plan.one.share, plan.parked, self._limits)
+            offsets += moved(plan).values()
+        if not offsets:
+            return
+        writes = [write for plan in plans for write in table_writes(plan.one, plan.changes)]
+        self._sink.write(SinkBatch(offsets, writes, [row for plan in plans for row in plan.parked]))
+        for plan in plans:
+            plan.one.written(moved(plan), len(plan.work.items), plan.parked)
+
+    def _isolate(self, one: Delivery, work: Work, polled: Sequence[Item]) -> None:
+        """Write one pipeline's work alone, by halves, until the record that the target refuses is found and parked.
+
+        A refused record is passed over when a newer one of its key was polled with it: that one is tried instead.
+        """
+        if one.error is not None:
+            return
+        work = rebased(work, one.offsets)
+        try:
+            try:
+                self._write([self._planned(one, work, polled)])
+            except Rejected as error:
+                self._split(one, work, polled, error)
+        except (Fatal, Rejected) as error:
+            self._fail(one, error)
+
+    def _split(self, one: Delivery, work: Work, polled: Sequence[Item], error: Rejected) -> None:
+        if work.unreadable:
+            unreadable = replace(work, items=[], ends=work.before)
+            self._write([self._planned(one, unreadable, polled)])
+            work = rebased(replace(work, unreadable=[]), one.offsets)
+        if len(work.items) > 1:
+            for half in halves(work):
+                self._isolate(one, half, polled)
+        elif not work.items:
+            raise error
+        elif (work.items[0].partition, work.items[0].offset) in superseded(polled):
+            self._write([Plan(one, work, [], [])])
+        else:
+            self._write([Plan(one, work, [], parking.refused(one.name, one.held, work, error, time.time()))])
+
+    def _fail(self, one: Delivery, error: SyncHubError) -> None:
+        one.error = error
+        LOG.error("pipeline %s stopped: %s", one.name, error, extra={"action": "stop_pipeline", "code": error.code})
+        self._control.changed.set()
+
+    def _pass_barriers(self, subscription: Subscription) -> None:
+        for one in self._active():
+            blocked = {p: offset.barrier for p, offset in one.offsets.items() if offset.barrier}
+            if blocked:
+                try:
+                    self._pass_barrier(subscription, one, min(blocked.values()))
+                except Rejected as error:
+                    if error.code not in parking.WAITING_FOR_ROWS:  # else rows of another table have to go first
+                        self._fail(one, error)
+                except Fatal as error:
+                    self._fail(one, error)
+
+    def _pass_barrier(self, subscription: Subscription, one: Delivery, version: str) -> None:
+        """When all partitions stand at the barrier or past it, do its work and move them on in one transaction.
+
+        What was parked before is older than the barrier, and closed with it.
+        """
+        rows = [row for row in self._sink.load_offsets([one.name]) if row.topic == one.topic]
+        if all(row.barrier == version or row.last_version >= version for row in rows):
+            pairs = {
+                row.partition: (row, replace(row, next_offset=row.next_offset + 1, last_version=version, barrier=""))
+                for row in rows
+                if row.barrier == version
+            }
+            if pairs:
+                held = [row for row in self._sink.find_parked([one.name]) if row.partition in pairs]
+                closed = [parking.closed(row, "superseded", time.time()) for row in held]
+                truncation = _truncation(one, self._barrier_event(next(iter(pairs.values()))[0]))
+                self._sink.write(SinkBatch([*parking.with_seqs(pairs, closed).values()], [truncation], closed))
+            rows = self._sink.load_offsets([one.name])
+        stood = {partition for partition, row in one.offsets.items() if row.barrier}
+        one.load(rows, sorted(one.offsets))
+        one.hold([row for row in self._sink.find_parked([one.name]) if row.partition in one.offsets])
+        passed = {TopicPartition(one.topic, partition) for partition in stood if not one.offsets[partition].barrier}
+        for place in passed & set(subscription.assignment()):
+            subscription.seek(place, self._start(place))
+
+    def _barrier_event(self, row: Offset) -> ChangeEvent | None:
+        record = self._broker.fetch(TopicPartition(row.topic, row.partition), row.next_offset)
+        return decode(record) if record else None
+
+
+def moved(plan: Plan) -> dict[int, tuple[Offset, Offset]]:
+    """The offset rows of a plan, by partition, before and after."""
+    one, work = plan.one, plan.work
+    pairs = {partition: (work.before[partition], end) for partition, end in work.ends.items()}
+    for row in plan.parked:
+        pairs.setdefault(row.partition, (one.offsets[row.partition], one.offsets[row.partition]))
+    return parking.with_seqs(pairs, plan.parked)
+
+
+def table_writes(one: Delivery, changes: Sequence[RowChange]) -> list[TableWrite]:
+    """The changes of one pipeline, in layers that are written one after the other."""
+    mapping = one.mapping
+    return [
+        TableWrite(
+            one.name,
+            mapping.spec.target_table,
+            mapping.key,
+            mapping.columns,
+            layer,
+            mark_columns=mapping.mark_columns,
+            shared=one.shared,
+        )
+        for layer in coalesce(changes)
+    ]
+
+
+def _truncation(one: Delivery, event: ChangeEvent | None) -> TableWrite:
+    mapping, columns, values = one.mapping, [], []
+    policy = mapping.on_truncate()
+    if policy == "mark" and event is not None:
+        for column, value in zip(mapping.mark_columns, mapping.truncate_values(event), strict=True):
+            if value is not ABSENT:
+                columns.append(column)
+                values.append(value)
+    return TableWrite(
+        one.name,
+        mapping.spec.target_table,
+        mapping.key,
+        mapping.columns,
+        [],
+        mark_columns=tuple(columns),
+        shared=one.shared,
+        truncate=policy,
+        mark_values=tuple(values),
+    )

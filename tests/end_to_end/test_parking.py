@@ -1,0 +1,224 @@
+"""A record that is rejected holds its own key alone: it is parked, tried again, superseded, or left to a person."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from connectors.local_postgres import LocalPostgres
+from tests.end_to_end.hub import wait_until
+from tests.end_to_end.lab import execute
+from tests.end_to_end.test_snapshots import Loads
+from tests.end_to_end.workload import SCHEMA
+from tests.servers.postgres import database
+
+MAPPINGS = """
+mapping: accounts
+from: {source: {source}, table: public.accounts}
+to: {target: crm, table: account_view}
+key: [id]
+fields: {id: id, name: name, balance: balance, big: big}
+---
+mapping: accounts_lite
+from: {source: {source}, table: public.accounts}
+to: {target: wh, table: account_lite}
+key: [id]
+fields: {id: id, name: name, ratio: 100 / balance}
+---
+mapping: orders
+from: {source: {source}, table: public.orders}
+to: {target: crm, table: order_view}
+key: [shop, number]
+fields: {shop: shop, number: number, total: total}
+---
+mapping: notes
+from: {source: {source}, table: public.orders}
+to: {target: crm, table: note_view}
+key: [shop, number]
+fields: {shop: shop, number: number, note: note}
+"""
+TARGET = (
+    "create table account_view"
+    " (id bigint primary key, name text unique, balance numeric check (balance >= 0), big text)",
+    "create table order_view"
+    " (shop int references account_view, number text, total numeric, primary key (shop, number))",
+    "create table note_view (shop int, number text, note text check (note <> 'bad'), primary key (shop, number))",
+)
+
+
+class Parks(Loads):
+    """A lab whose targets refuse some rows."""
+
+    def parked(self, pipeline: str, *, closed: bool = False) -> list[Any]:
+        """What is held for a pipeline."""
+        target = next(one.target for one in self.state.pipelines() if one.name == pipeline)
+        sink = self.settings.sink(target)
+        try:
+            return list(sink.find_parked([pipeline], closed=closed))
+        finally:
+            sink.close()
+
+    def holds(self, pipeline: str, *keys: dict[str, Any]) -> list[Any]:
+        """Wait until exactly these keys are held."""
+        wanted = sorted(json.dumps(key, separators=(",", ":")) for key in keys)
+        try:
+            wait_until(lambda: sorted(row.key for row in self.parked(pipeline)) == wanted, f"{keys} are parked", 30)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.parked(pipeline, closed=True)}\n{self.log()[-3000:]}") from error
+        return self.parked(pipeline)
+
+    def state_of_last(self, pipeline: str, key: dict[str, Any]) -> str:
+        """What became of the last record of a key."""
+        wanted = json.dumps(key, separators=(",", ":"))
+        return str([row.state for row in self.parked(pipeline, closed=True) if row.key == wanted][-1])
+
+
+@pytest.fixture(scope="module", params=["embedded", "kafka"])
+def hub(
+    request: pytest.FixtureRequest,
+    source_server: LocalPostgres,
+    target_server: LocalPostgres,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Parks]:
+    """A hub that runs, with tables that are emptied for each test."""
+    broker = ""
+    if request.param == "kafka":
+        address = request.getfixturevalue("kafka_address")
+        broker = f"{{type: kafka, bootstrap_servers: ['{address}'], partitions: 3, replication_factor: 1}}"
+    folder = tmp_path_factory.mktemp("parking")
+    with database(source_server) as source, database(target_server) as target:
+        execute(source, SCHEMA)
+        execute(target, *TARGET)
+        with sqlite3.connect(folder / "wh.db") as lite:
+            lite.execute(
+                "create table account_lite (id integer primary key, name text, ratio text check (name <> 'no'))"
+            )
+        lab = Parks(folder, f"p{uuid.uuid4().hex[:8]}", source, target, MAPPINGS, broker=broker)
+        lab.config.write_text(lab.config.read_text() + "retry: {first: 0.5s, factor: 1, attempts: 1000}\n")
+        lab.start()
+        lab.settle()
+        yield lab
+        lab.close()
+
+
+@pytest.fixture
+def lab(hub: Parks) -> Parks:
+    """The hub, with nothing in its views and nothing parked."""
+    execute(hub.source, "truncate accounts, orders")
+    hub.until([(0, 0, 0)], "select (select count(*) from account_view), (select count(*) from order_view),"
+              " (select count(*) from note_view)")  # fmt: skip
+    wait_until(
+        lambda: not any(hub.parked(name) for name in ("accounts", "accounts_lite", "orders", "notes")), "all clear"
+    )
+    return hub
+
+
+def test_one_bad_row_among_many_is_parked_and_everything_else_flows(lab: Parks) -> None:
+    execute(
+        lab.source,
+        "insert into accounts select n, 'n' || n, case when n = 700 then -1 else n end, null, true"
+        " from generate_series(1, 2000) n",
+    )
+    (row,) = lab.holds("accounts", {"id": 700})
+    assert (row.state, row.code, row.sqlstate) == ("parked", "check_violated", "23514")
+    assert "public.accounts {'id': 700}" in row.message
+    lab.until([(1999, 0)], "select count(*), count(*) filter (where id = 700) from account_view")
+    execute(lab.source, "insert into accounts values (2001, 'after', 1, null, true)")
+    lab.until([(1,)], "select count(*) from account_view where id = 2001")
+    wait_until(lambda: lab.health()["pipelines"]["accounts"]["parked"] == 1, "health tells")
+    assert lab.state_of("accounts") == "running"
+
+
+def test_mending_the_row_at_the_source_mends_the_view(lab: Parks) -> None:
+    execute(lab.source, "insert into accounts values (1, 'a', -1, null, true), (2, 'b', -2, null, true)")
+    lab.holds("accounts", {"id": 1}, {"id": 2})
+    execute(lab.source, "update accounts set balance = 5 where id = 1", "delete from accounts where id = 2")
+    lab.holds("accounts")
+    lab.until([(1, 5)], "select id, balance::int from account_view")
+    assert [lab.state_of_last("accounts", {"id": key}) for key in (1, 2)] == ["superseded", "superseded"]
+
+
+def test_a_change_without_all_columns_waits_behind_and_comes_after(lab: Parks) -> None:
+    execute(lab.source, "insert into accounts values (1, 'a', -1, repeat('x', 9000), true)")
+    lab.holds("accounts", {"id": 1})
+    execute(lab.target, "alter table account_view drop constraint account_view_balance_check")
+    lab.until([(1, -1, 9000)], "select id, balance::int, length(big) from account_view")
+    lab.holds("accounts")
+    assert lab.state_of_last("accounts", {"id": 1}) == "applied"
+    execute(
+        lab.target, "alter table account_view add constraint account_view_balance_check check (balance >= 0) not valid"
+    )
+
+
+def test_a_mapping_that_fails_for_a_row_parks_it_in_a_file_too(lab: Parks) -> None:
+    execute(
+        lab.source,
+        "insert into accounts values (1, 'a', 0, null, true), (2, 'no', 4, null, true), (3, 'c', 5, null, true)",
+    )
+    rows = lab.holds("accounts_lite", {"id": 1}, {"id": 2})
+    assert sorted(row.code for row in rows) == ["check_violated", "division_by_zero"]
+    execute(lab.source, "update accounts set balance = 2, name = 'yes ' || id where id < 3")
+    lab.holds("accounts_lite")
+    with sqlite3.connect(lab.folder / "wh.db", timeout=20) as lite:
+        assert [key for (key,) in lite.execute("select id from account_lite order by 1")] == [1, 2, 3]
+
+
+def test_a_child_waits_for_its_parent_and_counts_as_rejected_only_when_none_comes(lab: Parks) -> None:
+    execute(lab.source, "insert into orders values (7, 'one', 1, null), (8, 'two', 2, null)")
+    wait_until(lambda: len(lab.parked("orders")) == 2, "both wait")
+    execute(lab.source, "insert into accounts values (7, 'seven', 1, null, true)")
+    lab.holds("orders", {"shop": 8, "number": "two"})
+    lab.until([(7,)], "select shop from order_view")
+    wait_until(lambda: [row.state for row in lab.parked("orders")] == ["parked"], "no parent came")
+    execute(lab.source, "insert into accounts values (8, 'eight', 1, null, true)")
+    lab.holds("orders")
+
+
+def test_unique_values_that_move_on_are_solved(lab: Parks) -> None:
+    execute(lab.source, "insert into accounts select n, 'n' || n, 1, null, true from generate_series(1, 20) n")
+    lab.until([(20,)], "select count(*) from account_view")
+    execute(lab.source, "update accounts set name = 'n' || (id + 1)")
+    lab.until([(20,)], "select count(*) from account_view where name = 'n' || (id + 1)")
+    lab.holds("accounts")
+
+
+def test_a_truncate_closes_what_was_parked_before_it(lab: Parks) -> None:
+    execute(lab.source, "insert into orders values (1, 'x', 1, 'bad'), (2, 'y', 1, 'good')")
+    lab.holds("notes", {"shop": 1, "number": "x"})
+    execute(lab.source, "truncate orders", "insert into orders values (3, 'z', 1, 'good')")
+    lab.holds("notes")
+    assert lab.state_of_last("notes", {"shop": 1, "number": "x"}) == "superseded"
+    lab.until([(3,)], "select shop from note_view")
+
+
+def test_what_is_parked_survives_a_kill_and_is_parked_once(lab: Parks) -> None:
+    execute(
+        lab.source,
+        "insert into orders select n, 'x', 1, case when n % 10 = 0 then 'bad' end from generate_series(1, 300) n",
+    )
+    lab.kill("deliver:crm")
+    wanted = [{"shop": n, "number": "x"} for n in range(10, 301, 10)]
+    lab.holds("notes", *wanted)
+    lab.kill("deliver:crm")
+    execute(lab.source, "update orders set note = 'good' where shop <= 100")
+    lab.holds("notes", *wanted[10:])
+    lab.until([(280,)], "select count(*) from note_view")
+
+
+def test_verification_reports_what_is_parked_apart(lab: Parks) -> None:
+    execute(lab.source, "insert into orders values (1, 'x', 1, 'good'), (2, 'y', 1, 'good')")
+    lab.until([(2,)], "select count(*) from note_view")
+    execute(lab.source, "update orders set note = 'bad' where shop = 1")
+    lab.holds("notes", {"shop": 1, "number": "x"})
+    for options in ((), ("--repair",)):
+        done = lab.cli("verify", "notes", "--json", *options)
+        (report,) = json.loads(done.stdout)
+        assert (report["matched"], report["parked"], report["different"]) == (1, 1, 0), (done.stderr, lab.log()[-2000:])
+    execute(lab.source, "update orders set note = 'mended' where shop = 1")
+    lab.holds("notes")
+    assert lab.cli("verify", "notes").returncode == 0

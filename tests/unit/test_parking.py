@@ -1,0 +1,277 @@
+"""What is parked, what waits behind it, and what takes its place: a later whole event stands for all before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from sync_hub.errors import Fatal, Rejected
+from sync_hub.mapping.apply import Mapped
+from sync_hub.model import ChangeEvent, Offset, Parked, Record, RowChange, version_prefix, version_suffix
+from sync_hub.runtime import parking
+from sync_hub.runtime.batch import Decoded, Work, halves, rebased, select, superseded
+from sync_hub.settings import Limits, ParkedLimit, ParkedShare, Retry
+
+NOW = 1000.0
+RETRY = Retry(first=5, factor=2, max=60, attempts=4)
+
+
+class Odd:
+    """A mapping that rejects odd values, and passes absent ones on."""
+
+    def apply(self, events: list[ChangeEvent]) -> Mapped:
+        """As `CompiledMapping.apply`."""
+        found = Mapped([], [], [])
+        for index, event in enumerate(events):
+            key = (event.key or {})["id"]
+            value = (event.after or {}).get("v")
+            if value is not None and value % 2:
+                found.rejected.append((index, Rejected("odd", "no")))
+                continue
+            kind: Any = "delete" if event.after is None else "update" if event.unchanged else "upsert"
+            found.changes.append(RowChange(kind, (key,), (value,)))
+            found.sources.append(index)
+        return found
+
+
+ODD: Any = Odd()
+
+
+def event(number: int, key: int, value: int | None, **changes: Any) -> ChangeEvent:
+    """The state of a row; without a value its delete."""
+    values: dict[str, Any] = {
+        "source": "erp",
+        "schema": "public",
+        "table": "t",
+        "operation": "delete" if value is None else "update",
+        "key": {"id": key},
+        "before": None,
+        "after": None if value is None else {"id": key, "v": value},
+        "version": version_prefix(1, 7) + version_suffix(number),
+        "committed_at": 1,
+    }
+    return ChangeEvent(**values | changes)
+
+
+def partial(number: int, key: int) -> ChangeEvent:
+    """A change whose event lacks the value."""
+    return event(number, key, 0, after={"id": key}, unchanged=("v",))
+
+
+def work_of(*events: ChangeEvent | Rejected, seq: int = 0, start: int = 0) -> Work:
+    """One poll of partition 0."""
+    records = [
+        Decoded(Record("t", 0, start + at, b'{"id":9}', b"{}", [("h", b"\xff")], 0), one)
+        for at, one in enumerate(events)
+    ]
+    return select("p", {0: Offset("p", "t", 0, "id", start, "", "hash", seq)}, {0: records})
+
+
+def plan(held: parking.Held, work: Work, now: float = NOW) -> parking.Planned:
+    """What becomes of a poll."""
+    return parking.planned("p", ODD, held, work, work.items, now)
+
+
+def test_what_the_mapping_rejects_is_parked_and_everything_else_is_applied() -> None:
+    found = plan(parking.Held(), work_of(event(1, 1, 2), event(2, 2, 3), event(3, 3, 4)))
+    assert [change.key for change in found.changes] == [(1,), (3,)]
+    (row,) = found.parked
+    assert (row.state, row.code, row.key, row.offset, row.seq, row.attempts) == ("parked", "odd", '{"id":2}', 1, 0, 1)
+    assert "public.t {'id': 2}" in row.message
+    assert parking.record(row) == Record("t", 0, 1, b'{"id":9}', b"{}", [("h", b"\xff")], 1_000_000)
+
+
+def test_a_rejected_event_with_a_newer_one_behind_it_in_the_poll_is_passed_over() -> None:
+    found = plan(parking.Held(), work_of(event(1, 1, 3), event(2, 2, 2), event(3, 1, 4)))
+    assert [change.values for change in found.changes] == [(2,), (4,)]
+    assert found.parked == []
+
+
+def test_a_later_whole_event_takes_the_place_of_what_is_held() -> None:
+    first = plan(parking.Held(), work_of(event(1, 1, 3)))
+    held = parking.Held(first.parked)
+    second = plan(held, work_of(event(2, 1, 4), event(3, 2, 6), seq=1, start=1), NOW + 5)
+    assert [change.key for change in second.changes] == [(1,), (2,)]
+    (row,) = second.parked
+    assert (row.state, row.closed_at, row.code) == ("superseded", NOW + 5, "odd")
+    held.store(second.parked)
+    assert not held
+
+
+def test_a_delete_takes_the_place_of_what_is_held() -> None:
+    held = parking.Held(plan(parking.Held(), work_of(event(1, 1, 3))).parked)
+    found = plan(held, work_of(event(2, 1, None), seq=1, start=1))
+    assert [change.kind for change in found.changes] == ["delete"]
+    assert [row.state for row in found.parked] == ["superseded"]
+
+
+def test_an_event_that_lacks_columns_waits_behind_and_both_are_taken_in_order() -> None:
+    held = parking.Held(plan(parking.Held(), work_of(event(1, 1, 3))).parked)
+    found = plan(held, work_of(partial(2, 1), partial(3, 2), seq=1, start=1))
+    assert [change.key for change in found.changes] == [(2,)]
+    (behind,) = found.parked
+    assert (behind.code, behind.state, behind.seq) == (parking.BEHIND, "parked", 1)
+    held.store(found.parked)
+    assert [row.seq for row in held.of('{"id":1}')] == [0, 1]
+    assert [rows[0].seq for rows in held.due(NOW + 100)] == [0], "the older decides when"
+
+
+def test_a_rejected_whole_event_closes_what_was_held_before_it() -> None:
+    held = parking.Held(plan(parking.Held(), work_of(event(1, 1, 3))).parked)
+    held.store(plan(held, work_of(partial(2, 1), seq=1, start=1)).parked)
+    found = plan(held, work_of(event(3, 1, 5), seq=2, start=2))
+    assert sorted((row.seq, row.state) for row in found.parked) == [(0, "superseded"), (1, "superseded"), (2, "parked")]
+    held.store(found.parked)
+    assert held.count("parked") == 1
+
+
+def test_unreadable_records_are_parked_once() -> None:
+    unreadable = work_of(Rejected("not_an_envelope", "no"), event(1, 1, 2))
+    found = plan(parking.Held(), unreadable)
+    assert [(row.code, row.key, row.version) for row in found.parked] == [("not_an_envelope", '{"id":9}', "")]
+    assert plan(parking.Held(found.parked), unreadable).parked == []
+
+
+@pytest.mark.parametrize(("code", "state"), [("unique_violated", "waiting"), ("check_violated", "parked")])
+def test_a_refused_row_that_another_may_solve_waits_for_it(code: str, state: str) -> None:
+    (row,) = parking.refused("p", parking.Held(), work_of(event(1, 1, 2)), Rejected(code, "no", sqlstate="23"), NOW)
+    assert (row.state, row.sqlstate) == (state, "23")
+    assert row.attempts == (0 if state == "waiting" else 1)
+    assert row.next_at is not None
+    again = parking.tried(row, Rejected(code, "no"), RETRY, NOW + 9)
+    assert (again.attempts, again.last_at) == (0 if state == "waiting" else 2, NOW + 9)
+    assert parking.given_up(again, RETRY, NOW).state == "parked"
+
+
+def test_attempts_come_later_and_later_until_they_wait_for_a_person() -> None:
+    row = plan(parking.Held(), work_of(event(1, 1, 3))).parked[0]
+    waits = []
+    while row.next_at is not None:
+        row = parking.tried(row, Rejected("odd", "still"), RETRY, NOW)
+        waits.append(None if row.next_at is None else row.next_at - NOW)
+    assert row.attempts == RETRY.attempts
+    assert row.message == "still"
+    for wait, ideal in zip(waits[:-1], (10, 20), strict=True):
+        assert wait is not None
+        assert 0.74 * ideal < wait < 1.26 * ideal
+    assert waits[-1] is None
+
+
+def test_offset_rows_are_raised_by_what_is_parked_and_by_what_is_closed() -> None:
+    work = work_of(event(1, 1, 3), event(2, 2, 5), event(3, 3, 2), seq=7)
+    found = plan(parking.Held(), work)
+    pairs = {0: (work.before[0], work.ends[0])}
+    assert parking.with_seqs(dict(pairs), found.parked)[0][1].parked_seq == 9
+    closed = [parking.closed(row, "discarded", NOW, "wrong") for row in found.parked[:1]]
+    at = replace(work.ends[0], parked_seq=9)
+    assert parking.with_seqs({0: (at, at)}, closed)[0][1].parked_seq == 10
+    assert parking.with_seqs(dict(pairs), [])[0][1].parked_seq == 7
+
+
+def test_a_pipeline_stops_before_it_parks_too_much() -> None:
+    held, share = parking.Held(), parking.Share()
+    limits = Limits(parked=ParkedLimit(stop=2), parked_share=ParkedShare(stop=0.1))
+    two = plan(held, work_of(event(1, 1, 3), event(2, 2, 3))).parked
+    parking.refuse_too_many("p", held, share, two, limits)
+    held.store(two)
+    third = plan(held, work_of(event(3, 3, 3), seq=2, start=2)).parked
+    with pytest.raises(Fatal) as caught:
+        parking.refuse_too_many("p", held, share, third, limits)
+    assert caught.value.code == "too_many_parked"
+    parking.refuse_too_many("p", held, share, [parking.tried(two[0], Rejected("odd", "no"), RETRY, NOW)], limits)
+    wide = Limits(parked=ParkedLimit(stop=1000))
+    share.add(800, 80)
+    parking.refuse_too_many("p", held, share, third, wide)  # not enough was read to tell
+    share.add(300, 40)
+    with pytest.raises(Fatal):
+        parking.refuse_too_many("p", held, share, third, wide)
+    share.add(2000, 0)
+    parking.refuse_too_many("p", held, share, third, wide)
+
+
+def test_a_share_is_written_as_a_percentage_or_a_number() -> None:
+    assert ParkedShare(stop="10%").stop == ParkedShare(stop=0.1).stop == 0.1  # type: ignore[arg-type]
+    for wrong in ("0%", "101%", "much"):
+        with pytest.raises(ValueError, match="stop"):
+            ParkedShare(stop=wrong)  # type: ignore[arg-type]
+
+
+class Target:
+    """A table in memory that refuses values from 100 on, and what one pipeline has parked beside it."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, list[Any]] = {}
+        self.versions: dict[int, str] = {}
+        self.stored: dict[tuple[int, int], Parked] = {}
+        self.offset = Offset("p", "t", 0, "id", 0, "", "hash")
+
+    @property
+    def held(self) -> parking.Held:
+        """What a worker that begins anew reads."""
+        return parking.Held(row for row in self.stored.values() if row.is_open)
+
+    def write(self, work: Work, planned: parking.Planned) -> None:
+        """One transaction."""
+        for change in planned.changes:
+            if change.kind != "delete" and change.values[0] is not None and change.values[0] >= 100:
+                raise Rejected("too_large", "no")
+        pairs = {0: (self.offset, work.ends.get(0, self.offset))}
+        self.offset = parking.with_seqs(pairs, planned.parked)[0][1]
+        self.stored |= {(row.partition, row.seq): row for row in planned.parked}
+        for change in planned.changes:
+            key = change.key[0]
+            if change.kind == "delete":
+                self.rows.pop(key, None)
+            elif change.kind == "upsert" or (key in self.rows and change.values[0] is not None):
+                self.rows[key] = [change.values[0]]
+
+
+def deliver(target: Target, work: Work, polled: Any) -> None:
+    """As a session does: whole, else by halves, until what is refused is alone."""
+    work = rebased(work, {0: target.offset})
+    try:
+        target.write(work, parking.planned("p", ODD, target.held, work, polled, NOW))
+    except Rejected as error:
+        if len(work.items) > 1:
+            for half in halves(work):
+                deliver(target, half, polled)
+        elif (0, work.items[0].offset) in superseded(polled):
+            target.write(work, parking.Planned([], []))
+        else:
+            target.write(work, parking.Planned([], parking.refused("p", target.held, work, error, NOW)))
+
+
+EVENTS = st.lists(
+    st.tuples(st.integers(0, 2), st.one_of(st.none(), st.just("partial"), st.sampled_from([2, 3, 4, 102, 104]))),
+    max_size=25,
+)
+
+
+@settings(max_examples=300)
+@given(EVENTS, st.lists(st.integers(1, 6), min_size=1, max_size=8))
+def test_each_key_ends_as_its_last_event_says_or_is_held(changes: list[tuple[int, Any]], cuts: list[int]) -> None:
+    """Whatever is polled together: what a key shows is a state that it had, the newest unless something is held."""
+    target, wanted, complete = Target(), {}, {}
+    events = []
+    for number, (key, value) in enumerate(changes, 1):
+        events.append(partial(number, key) if value == "partial" else event(number, key, value))
+        if value != "partial":
+            wanted[key], complete[key] = value, value is None or (value < 100 and value % 2 == 0)
+    place = 0
+    while place < len(events):
+        size = cuts[place % len(cuts)]
+        work = work_of(*events[place : place + size], start=place, seq=target.offset.parked_seq)
+        work = replace(work, before={0: target.offset}, ends={0: replace(work.ends[0], parked_seq=0)})
+        deliver(target, work, work.items)
+        place += size
+    assert target.offset.next_offset == len(events)
+    held = {row.key for row in target.held.all()}
+    for key, value in wanted.items():
+        assert (f'{{"id":{key}}}' in held) == (not complete[key]), "what cannot be applied is held, nothing else"
+        if complete[key]:
+            assert target.rows.get(key) == (None if value is None else [value])
+    assert len({row.seq for row in target.stored.values()}) == len(target.stored)
