@@ -231,7 +231,10 @@ class FirstLook:
                     return []
         if self._view.keeps:
             return self._kept(extra)
-        asked = self._askable(extra) if self._view.undone else [None] * len(extra)
+        asked: list[dict[str, Any] | None] = [None] * len(extra)
+        if self._view.undone:
+            pages = [extra[start : start + PAGE_ROWS] for start in range(0, len(extra), PAGE_ROWS)]
+            asked = [key for page in pages for key in self._askable(page)]
         self.unaskable += [key for key, source_key in zip(extra, asked, strict=True) if source_key is None]
         return [source_key for source_key in asked if source_key is not None]
 
@@ -251,9 +254,19 @@ class FirstLook:
             self._tally.turn()
         return suspects
 
-    def _askable(self, keys: Sequence[tuple[Any, ...]]) -> list[dict[str, Any] | None]:
-        """The source's keys of target keys, None where the source can have no such key."""
-        return self._source.event_keys(self._view.table.full_name, [self._view.source_key(key) for key in keys])
+    def _askable(self, keys: Sequence[Values]) -> list[dict[str, Any] | None]:
+        """The source's keys of target keys; None where the source can have no such key, or it would find another row.
+
+        A key that is kept as text may be spelled as no event spells it.
+        """
+        view, comparer = self._view, self._view.comparer
+        asked = self._source.event_keys(view.table.full_name, [view.source_key(key) for key in keys])
+        known = [key for key in asked if key is not None]
+        rows = comparer.find([view.mapping.map_key(key) for key in known])
+        met = {repr(comparer.key_of(row)) for row in rows if row is not None}
+        unmet = [key for key in keys if repr(key) not in met]
+        there = {repr(comparer.key_of(row)) for row in comparer.find(unmet) if row is not None}
+        return [None if repr(key) in there else source_key for key, source_key in zip(keys, asked, strict=True)]
 
 
 def _contains(ordered: array[int], value: int) -> bool:

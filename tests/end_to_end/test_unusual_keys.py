@@ -18,6 +18,7 @@ create table prices (price numeric(8,3), shop numeric, note text, primary key (p
 create table codes (code char(6) primary key, note text);
 create table spans (span interval primary key, note text);
 create table names (name citext primary key, note text);
+create table amounts (amount numeric(6,2) primary key, note text);
 create table counted (id integer primary key, note text);
 create table wide (id integer primary key, note text);
 alter table wide alter note set storage external;
@@ -29,9 +30,18 @@ insert into codes select 'c' || n, 'note' from generate_series(1, 20) n;
 insert into spans select n * interval '1 month 3 days 01:30:00.5', 'note' from generate_series(1, 20) n;
 insert into names select 'Name ' || n, 'note' from generate_series(1, 20) n;
 insert into wide select n, repeat('x', 700000) from generate_series(1, 30) n;
+insert into amounts values (1.5, 'a'), (2.5, 'b');
 insert into counted select n, 'note' from generate_series(-5, 20) n;
 """
-COPIES = {"tags": "words", "prices": "price, shop", "codes": "code", "spans": "span", "names": "name", "wide": "id"}
+COPIES = {
+    "tags": "words",
+    "prices": "price, shop",
+    "codes": "code",
+    "spans": "span",
+    "names": "name",
+    "wide": "id",
+    "amounts": "amount",
+}
 MAPPINGS = """
 mapping: counted
 from: {source: {source}, table: public.counted}
@@ -61,6 +71,7 @@ def lab(
             target,
             "create extension if not exists citext; create table names (name citext primary key, note text);",
             "create table counted (id text primary key, note text)",
+            "create table amounts (amount text primary key, note text)",
         )
         name, tables = f"k{uuid.uuid4().hex[:8]}", ", ".join(f"public.{one}" for one in ("counted", *COPIES))
         lab = Lab(tmp_path_factory.mktemp("keys"), name, source, target, MAPPINGS, tables=tables)
@@ -121,3 +132,14 @@ def test_rows_that_are_together_too_wide_are_asked_for_one_part_after_the_other(
     execute(lab.target, "update wide set note = 'broken' where id > 1", "insert into wide values (31, 'extra')")
     (repaired,) = lab.verify("wide", repair=True)
     assert (repaired.repaired, repaired.agrees, repaired.matched, repaired.busy) == (30, True, 30, 0)
+
+
+def test_an_extra_row_is_found_and_removed_where_its_key_is_text_that_no_event_spells_so(lab: Lab) -> None:
+    (equal,) = lab.verify("amounts")
+    assert (equal.agrees, equal.matched) == (True, 2)
+    execute(lab.target, "insert into amounts values ('7.50', 'extra'), ('8', 'extra')")
+    (found,) = lab.verify("amounts")
+    assert (found.matched, found.extra, found.missing, found.different) == (2, 2, 0, 0)
+    (repaired,) = lab.verify("amounts", repair=True)
+    assert (repaired.repaired, repaired.agrees) == (2, True)
+    assert query(lab.target, "select amount from amounts order by 1") == [("1.50",), ("2.50",)]
