@@ -19,6 +19,7 @@ from connectors.sinks.pgparked import ParkedRows
 from connectors.sinks.pgstage import SMALLEST_WIDTH, copy_stage, create_stage
 from connectors.sinks.pgwork import Mapped, Step, Work, plan
 from sync_hub.errors import Fatal, OffsetsMoved, SyncHubError
+from sync_hub.failpoints import failpoint
 from sync_hub.model import Column, Finding, Offset, Parked, RangeSum, RowBlock, SinkBatch, Table, TableWrite
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -178,6 +179,7 @@ class PostgresSink:
             with cursor.copy(statement) as copy:
                 for data in block.data:
                     copy.write(data)
+            failpoint("before_block_commit")
             cursor.execute("commit")
         except psycopg.Error as error:
             self._roll_back()
@@ -321,7 +323,9 @@ class PostgresSink:
             self._run(connection, batch.offsets, work.steps)
             if batch.parked:
                 self._parked.store(cursor, batch.parked)
+            failpoint("before_commit")
             cursor.execute("commit")
+            failpoint("after_commit")
         except psycopg.Error as error:
             self._roll_back()
             raise classify(error, self._who) from error

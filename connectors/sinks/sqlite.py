@@ -29,6 +29,7 @@ from connectors.sqlite import (
     write_transaction,
 )
 from sync_hub.errors import Fatal, OffsetsMoved, Rejected, SyncHubError
+from sync_hub.failpoints import failpoint
 from sync_hub.model import Column, Finding, Offset, Parked, SinkBatch, Table, TableWrite
 
 FETCH_ROWS: Final = 2000
@@ -239,6 +240,8 @@ class SqliteSink:
                         sqlstate="22003" if isinstance(error, OverflowError) else "22021",
                         hint="mend the row at the source, or cast the value in the mapping",
                     ) from error
+            failpoint("before_commit")
+        failpoint("after_commit")
 
     def read_rows(
         self,

@@ -14,6 +14,7 @@ import msgspec
 
 from sync_hub.envelope import Encoder, topic_name
 from sync_hub.errors import ConfigError, Fatal, PublishingBroken, Unavailable
+from sync_hub.failpoints import failpoint
 from sync_hub.model import ChangeEvent, Heartbeat, Outgoing, SourceBatch, Table, TopicInfo
 from sync_hub.ports import Broker, Source
 from sync_hub.runtime.control import RAISE_EPOCH, RECOVER, WHEN_OPENING, Control, Rate, answer_requests, described
@@ -224,12 +225,14 @@ class Session:
     def turn(self) -> int:
         """Read, make the batch before durable, publish; returns how many events were published."""
         batch = self._source.read(READ_SECONDS)
+        failpoint("after_read")
         records = self._records(batch.events)
         if not self._flush():
             return 0
         self._save()
         if records:
             self._broker.publish(records)
+            failpoint("after_publish")
         self._unsaved.add(batch, self.snapshots)
         if not batch.events:
             self._flush()
@@ -269,6 +272,7 @@ class Session:
                 return False
             if time.monotonic() >= slow_at and self._control.state != "backing_off":
                 self._control.backing_off(_broker_slow())
+        failpoint("after_flush")
         self._unsaved.durable = True
         return True
 
@@ -279,10 +283,13 @@ class Session:
             return
         if not (now or unsaved.chunks or unsaved.heartbeat) and time.monotonic() < self._save_at:
             return
+        failpoint("before_save")
         self._state.save_position(
             self._name, unsaved.position, progress=self._progress(unsaved), snapshots=unsaved.snapshots
         )
+        failpoint("before_ack")
         self._source.acknowledge(unsaved.position)
+        failpoint("after_ack")
         self.snapshots.stored()
         self.saved = unsaved.position
         self._save_at = time.monotonic() + SAVE_SECONDS

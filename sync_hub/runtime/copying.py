@@ -18,6 +18,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from sync_hub.errors import OffsetsMoved, SyncHubError, Unavailable
+from sync_hub.failpoints import failpoint
 from sync_hub.mapping.apply import compile_mapping
 from sync_hub.model import Offset, RowBlock
 from sync_hub.ports import BlockSink, BlockSource, Sink, Source
@@ -209,6 +210,7 @@ class Copy:
                     last_version=json.dumps(block.last_key) if more else "",
                 )
                 sink.write_block((row, moved), table, list(columns), block)
+                failpoint("after_block")
                 row = moved
                 if not more:
                     self._finish(row)

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from sync_hub.envelope import topic_name
 from sync_hub.errors import ConfigError, Fatal, SyncHubError
+from sync_hub.failpoints import failpoint
 from sync_hub.mapping.apply import CompiledMapping, compile_mapping
 from sync_hub.mapping.check import check_mapping
 from sync_hub.mapping.faults import SyntaxProblem
@@ -220,6 +221,7 @@ class Delivery:
         if not rows:
             state.advance_phase([self.name], "starting", only_from=["new"])
             sink.start_offsets([*self._at_end(broker), *self._nothing_copied()])
+            failpoint("after_start_offsets")
             rows = sink.load_offsets([self.name])
         copied = copy_row(rows)
         rows = [row for row in rows if row.topic == self.topic]

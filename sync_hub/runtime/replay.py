@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from sync_hub.envelope import decode, topic_name
 from sync_hub.errors import Rejected
+from sync_hub.failpoints import failpoint
 from sync_hub.model import ChangeEvent, Parked, RowChange
 from sync_hub.ports import Sink
 from sync_hub.runtime import parking
@@ -57,7 +58,9 @@ class Replay:
         if len(waiting) > 1 and self._together(waiting):
             due = [pair for pair in due if pair not in waiting]
         for one, rows in due[:KEYS_PER_TURN]:
+            failpoint("before_replay")
             self._alone(one, rows)
+            failpoint("after_replay")
 
     def _together(self, due: Sequence[tuple[Delivery, list[Parked]]]) -> bool:
         """Whether all of them are applied now, in one transaction: they may have waited for one another."""

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from sync_hub.envelope import decode
 from sync_hub.errors import Fatal, Rejected, SyncHubError
+from sync_hub.failpoints import failpoint
 from sync_hub.model import ABSENT, ChangeEvent, Offset, RowChange, SinkBatch, TableWrite, TopicPartition
 from sync_hub.ports import Broker, Sink, Subscription
 from sync_hub.runtime import parking
@@ -74,6 +75,7 @@ class Session:
             return
         records = self._subscription.poll(POLL_SECONDS, POLL_RECORDS)
         if records:
+            failpoint("after_poll")
             self._apply(decoded(records))
         for one in self.deliveries.values():
             one.caught_up = len(records) < POLL_RECORDS
@@ -176,6 +178,7 @@ class Session:
             else probe
             for event, probe in zip(events, probes, strict=True)
         ]
+        failpoint("before_answer")
         for run in sorted({event.check for event in events}):
             self._state.verifications.answer(
                 run, [probe for event, probe in zip(events, answers, strict=True) if event.check == run]
@@ -210,7 +213,9 @@ class Session:
         if not offsets:
             return
         writes = [write for plan in plans for write in table_writes(plan.one, plan.changes)]
+        failpoint("before_write")
         self._sink.write(SinkBatch(offsets, writes, [row for plan in plans for row in plan.parked]))
+        failpoint("after_write")
         for plan in plans:
             plan.one.written(moved(plan), len(plan.work.items), plan.parked)
 
@@ -238,6 +243,7 @@ class Session:
         if len(work.items) > 1:
             for half in halves(work):
                 self._isolate(one, half, polled)
+                failpoint("after_half")
         elif not work.items:
             raise error
         elif (work.items[0].partition, work.items[0].offset) in superseded(polled):
@@ -278,7 +284,9 @@ class Session:
                 held = [row for row in self._sink.find_parked([one.name]) if row.partition in pairs]
                 closed = [parking.closed(row, "superseded", time.time()) for row in held]
                 truncation = _truncation(one, self._barrier_event(next(iter(pairs.values()))[0]))
+                failpoint("before_barrier")
                 self._sink.write(SinkBatch([*parking.with_seqs(pairs, closed).values()], [truncation], closed))
+                failpoint("after_barrier")
             rows = self._sink.load_offsets([one.name])
         stood = {partition for partition, row in one.offsets.items() if row.barrier}
         one.load(rows, sorted(one.offsets))

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from sync_hub.errors import ConfigError
+from sync_hub.failpoints import failpoint
 from sync_hub.model import ChunkDone, ChunkRead, ChunkRequest, SourceBatch, Table
 from sync_hub.ports import Source
 from sync_hub.runtime.control import Rate
@@ -192,6 +193,7 @@ class Snapshots:
     def stored(self) -> None:
         """All that was collected is durable and stored."""
         for name in [name for name, loading in self._loading.items() if loading.complete]:
+            failpoint("before_finish")
             self._state.snapshots.finish(name)
             del self._loading[name]
         self.probes.stored()
@@ -280,6 +282,7 @@ class Snapshots:
             del self._loading[loading.snapshot.id]
             return
         loading.read(request, read, time.monotonic() - started)
+        failpoint("after_chunk")
 
     def _track(self, active: bool) -> None:
         if self._tracking != active:

@@ -18,6 +18,7 @@ from typing import Any
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from sync_hub import failpoints
 from sync_hub.errors import ConfigError, SyncHubError, Unavailable
 from sync_hub.model import TopicPartition
 from sync_hub.runtime import logs, worker
@@ -114,6 +115,7 @@ def run(settings: Settings, only: Sequence[str] = (), ready: Callable[[str], Non
     Raises `ConfigError` (a mapping is wrong) or `Unavailable` (port in use, state not writable) before any start.
     """
     logs.configure()
+    failpoints.parsed(os.environ.get(failpoints.VARIABLE, ""))  # what is wrong is said before anything starts
     chosen = _chosen(settings, only)
     listener = listen(settings.http.host, settings.http.port)
     state = State(settings.hub.state)

@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 from typing import Any, Protocol
 
+from sync_hub import failpoints
 from sync_hub import settings as configuration
 from sync_hub.errors import SyncHubError
 from sync_hub.runtime import logs
@@ -59,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     logs.configure()
     try:
+        failpoints.arm(os.environ)
         settings = configuration.load(configuration.config_file(given.config))
         return _work(given.name, settings)
     except SyncHubError as error:
