@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from sync_hub.errors import ConfigError, Fatal, OffsetsMoved, Rejected, SyncHubE
 from sync_hub.model import Column, RowChange, SinkBatch, Table, TableWrite
 from sync_hub.testing.sink_case import CUSTOMERS, Writer, first_offset, moved, upserts
 from tests.servers.postgres import running
+from tests.servers.proxy import Proxy
 
 
 def sql(dsn: str, statement: str) -> list[tuple[Any, ...]]:
@@ -201,53 +201,17 @@ def test_two_workers_lock_the_same_offsets_in_one_order_whatever_theirs(writer: 
         each.close()
 
 
-class CuttingProxy:
-    """Passes a connection on, until the client sends a text: that is still passed on, but no answer comes back."""
-
-    def __init__(self, port: int, cut_after: bytes) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._target = port
-        self._cut_after = cut_after
-        self.cut = threading.Event()
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        client, _ = self._listener.accept()
-        server = socket.create_connection(("127.0.0.1", self._target))
-        answers = threading.Thread(target=self._answers, args=(server, client), daemon=True)
-        answers.start()
-        while data := client.recv(65536):
-            if self._cut_after in data:
-                self.cut.set()
-                server.sendall(data)
-                server.shutdown(socket.SHUT_WR)
-                answers.join(10)
-                client.close()
-                return
-            server.sendall(data)
-
-    def _answers(self, server: socket.socket, client: socket.socket) -> None:
-        while data := server.recv(65536):
-            if not self.cut.is_set():
-                client.sendall(data)
-        server.close()
-
-    def close(self) -> None:
-        self._listener.close()
-
-
 def test_commit_whose_answer_was_lost_is_not_applied_twice(
     target_server: LocalPostgres, target_dsn: str, writer: Writer
 ) -> None:
-    proxy = CuttingProxy(target_server.port, b"commit\0")
+    proxy = Proxy(target_server.port, cut_after=b"commit\0")
     through = sink(
         target_dsn.replace(f":{target_server.port}/", f":{proxy.port}/") + "?sslmode=disable&gssencmode=disable"
     )
     batch = SinkBatch([(writer.offset, moved(writer.offset))], [upserts((1, "Ada"))])
     with pytest.raises(Unavailable) as caught:
         through.write(batch)
-    assert proxy.cut.is_set()
+    assert proxy.was_cut.is_set()
     one_line(caught.value)
     assert writer.sink.load_offsets(["customers"]) == [moved(writer.offset)]
     with pytest.raises(OffsetsMoved):

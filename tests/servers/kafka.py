@@ -30,7 +30,7 @@ PROPERTIES = """process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{advertised}
 controller.listener.names=CONTROLLER
 log.dirs={folder}/data
 offsets.topic.replication.factor=1
@@ -65,9 +65,9 @@ def jars() -> Path:
 
 
 class Kafka:
-    """A server in a folder; `start` and `stop` may be repeated, the data stays."""
+    """A server in a folder; `start` and `stop` may be repeated, the data stays. Clients reach it at `advertised`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, advertised: int = 0) -> None:
         self.folder = folder
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
@@ -76,7 +76,9 @@ class Kafka:
             unavailable("Apache Kafka needs Java 17 or newer, or SYNC_HUB_TEST_KAFKA=host:port")
         folder.mkdir(parents=True, exist_ok=True)
         self._properties = folder / "server.properties"
-        self._properties.write_text(PROPERTIES.format(port=self.port, controller=free_port(), folder=folder))
+        self._properties.write_text(
+            PROPERTIES.format(port=self.port, advertised=advertised or self.port, controller=free_port(), folder=folder)
+        )
         name = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         self._java("kafka.tools.StorageTool", "format", "-t", name, "-c", str(self._properties)).wait(60)
 
