@@ -9,12 +9,15 @@ import psycopg
 
 from connectors.pgcatalog import split_name
 from connectors.postgresql import quote, quote_table
+from connectors.sinks.parked import TABLE as PARKED
 from connectors.sinks.pgoffsets import TABLE
 from sync_hub.errors import SyncHubError
 from sync_hub.model import Finding
 
 OLDEST_VERSION: Final = 140000
 NEEDED: Final = ("SELECT", "INSERT", "UPDATE", "DELETE")
+
+_OWN: Final = {TABLE: "how far each pipeline has come", PARKED: "what was rejected"}
 
 _SERVER: Final = """
 select current_user, current_database(), pg_is_in_recovery() or current_setting('default_transaction_read_only')::bool,
@@ -70,13 +73,15 @@ def _own_tables(connection: psycopg.Connection[Any], path: str, schema: str, use
         grant = f"grant usage on schema {quote(schema)} to {quote(user)};"
         yield Finding("privilege_missing", "error", path, message, "grant it", grant)
         return
-    there = connection.execute(_TABLE, (list(NEEDED), schema, TABLE)).fetchone()
-    if there is None and not create:
-        message = f"{user} may not create {schema}.{TABLE}, which holds how far each pipeline has come"
-        grant = f"grant create on schema {quote(schema)} to {quote(user)};"
-        yield Finding("privilege_missing", "error", path, message, "grant it, or create the table yourself", grant)
-    elif there is not None:
-        yield from _table(connection, path, f"{schema}.{TABLE}", user)
+    for name, what in _OWN.items():
+        there = connection.execute(_TABLE, (list(NEEDED), schema, name)).fetchone()
+        if there is None and not create:
+            message = f"{user} may not create {schema}.{name}, which holds {what}"
+            grant = f"grant create on schema {quote(schema)} to {quote(user)};"
+            yield Finding("privilege_missing", "error", path, message, "grant it, or create the table yourself", grant)
+            return
+        if there is not None:
+            yield from _table(connection, path, f"{schema}.{name}", user)
 
 
 def _table(connection: psycopg.Connection[Any], path: str, table: str, user: str) -> Iterator[Finding]:

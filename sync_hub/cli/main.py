@@ -12,10 +12,12 @@ import typer
 
 from sync_hub import __version__
 from sync_hub.cli import (
+    alerts,
     apply,
     check,
     init,
     mapping,
+    parked,
     pause,
     plan,
     recover,
@@ -60,6 +62,8 @@ for name, command in (
 ):
     app.command(name)(command)
 app.add_typer(mapping.app, name="mapping")
+app.add_typer(alerts.app, name="alerts")
+app.add_typer(parked.app, name="parked")
 if importlib.util.find_spec("sync_hub.cli.demo"):
     app.command("demo")(importlib.import_module("sync_hub.cli.demo").demo)
 

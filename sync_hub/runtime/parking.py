@@ -22,7 +22,8 @@ from sync_hub.settings import Limits, Retry
 WAITING_FOR_ROWS: Final = frozenset({"unique_violated", "foreign_key_violated"})
 """What another row may solve: the parent that has not come, the row that still has the value."""
 WAIT_SECONDS: Final = 1.0
-"""How often rows that wait for others are tried."""
+"""How soon rows that wait for others are tried again; those that wait longer are tried less often."""
+MOST_WAIT_SECONDS: Final = 10.0
 BEHIND: Final = "parked_behind"
 SHARE_OF_EVENTS: Final = 1000
 """Of how many events, at least, a share is told."""
@@ -136,7 +137,7 @@ def planned(
     return Planned(mapping.apply(taken).changes, parking.rows())
 
 
-def refused(pipeline: str, held: Held, work: Work, error: Rejected, now: float) -> list[Parked]:
+def refusal(pipeline: str, held: Held, work: Work, error: Rejected, now: float) -> list[Parked]:
     """What to store for a work of one record that the target rejects."""
     (item,) = work.items
     parking = _Parking(pipeline, held, work, now)
@@ -221,7 +222,8 @@ def tried(row: Parked, error: Rejected, retry: Retry, now: float) -> Parked:
     """A row whose attempt failed again; after the last attempt it waits for a person."""
     waits = row.state == "waiting" and error.code in WAITING_FOR_ROWS
     attempts = row.attempts if waits else row.attempts + 1
-    again = now + WAIT_SECONDS if waits else next_attempt(attempts, retry, now)
+    patience = min(MOST_WAIT_SECONDS, max(WAIT_SECONDS, (now - row.first_at) / 2))
+    again = now + patience if waits else next_attempt(attempts, retry, now)
     return replace(
         row,
         state="waiting" if waits else "parked",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from sync_hub.envelope import decode, topic_name
-from sync_hub.errors import Rejected
+from sync_hub.errors import Fatal, Rejected, SyncHubError
 from sync_hub.failpoints import failpoint
 from sync_hub.model import ChangeEvent, Parked, RowChange
 from sync_hub.ports import Sink
@@ -21,9 +21,10 @@ from sync_hub.state import State
 
 LOG = logging.getLogger(__name__)
 
-KEYS_PER_TURN: Final = 50
-TOGETHER: Final = 500
-LOOK_SECONDS: Final = 0.2
+KEYS_PER_TURN: Final = 500
+TURN_SECONDS: Final = 0.1
+"""How long one turn may try, before the next batch has its turn again."""
+LOOK_SECONDS: Final = 0.4
 PROGRESS_RECORDS: Final = 20
 NOTHING: Final = Work({}, {}, [], {})
 
@@ -38,53 +39,79 @@ class Plan(NamedTuple):
 
 
 class Replay:
-    """The retries of one session. `write` is the session's: one transaction, with the offsets compared and set."""
+    """The retries of one session. `write` is the session's: one transaction, with the offsets compared and set.
 
-    def __init__(self, sink: Sink, state: State, retry: Retry, write: Callable[[Sequence[Plan]], None]) -> None:
+    `fail` stops a pipeline.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        state: State,
+        retry: Retry,
+        write: Callable[[Sequence[Plan]], None],
+        fail: Callable[[Delivery, SyncHubError], None],
+    ) -> None:
         self._sink = sink
         self._state = state
         self._retry = retry
         self._write = write
+        self._fail = fail
+        self._until = 0.0
         self._look_at = 0.0
 
     def turn(self, deliveries: Sequence[Delivery]) -> None:
-        """Try what is due, a limited number of keys; rows that wait for others all together first."""
+        """Try what is due, for a moment: all in one transaction first, because they may wait for one another."""
         if time.monotonic() < self._look_at or not any(one.held for one in deliveries):
             return
         self._look_at = time.monotonic() + LOOK_SECONDS
         now = time.time()
         due = [(one, rows) for one in deliveries for rows in one.held.due(now)]
-        waiting = [pair for pair in due if pair[1][0].state == "waiting"][:TOGETHER]
-        if len(waiting) > 1 and self._together(waiting):
-            due = [pair for pair in due if pair not in waiting]
-        for one, rows in due[:KEYS_PER_TURN]:
-            failpoint("before_replay")
-            self._alone(one, rows)
-            failpoint("after_replay")
+        due.sort(key=lambda pair: (pair[1][0].next_at or 0.0, pair[1][0].seq))
+        self._until = time.monotonic() + TURN_SECONDS
+        self._try(due[:KEYS_PER_TURN])
 
-    def _together(self, due: Sequence[tuple[Delivery, list[Parked]]]) -> bool:
-        """Whether all of them are applied now, in one transaction: they may have waited for one another."""
+    def _try(self, due: Sequence[tuple[Delivery, list[Parked]]]) -> None:
+        """Apply all that is held for these keys; where it is refused, by halves, until it is known for which.
+
+        What there is no time for is due at the next turn.
+        """
+        due = [pair for pair in due if pair[0].error is None]
         held: dict[str, tuple[Delivery, list[Parked]]] = {}
         for one, rows in due:
             held.setdefault(one.name, (one, []))[1].extend(rows)
+        if not held or time.monotonic() > self._until:
+            return
+        failpoint("before_replay")
+        failpoint("before_replay")
         try:
             self._write([self._attempt(one, rows) for one, rows in held.values()])
-        except Rejected:
-            return False
-        return True
+        except (Rejected, Fatal) as error:
+            if len(due) == 1:
+                self._again(*due[0], error)
+            else:
+                middle = len(due) // 2
+                self._try(due[:middle])
+                self._try(due[middle:])
+            return
+        failpoint("after_replay")
+        for one, rows in held.values():
+            text, facts = "pipeline %s: applied %d parked, the first %s", {"action": "replay", "pipeline": one.name}
+            LOG.info(text, one.name, len(rows), rows[0].id, extra=facts)
 
-    def _alone(self, one: Delivery, rows: list[Parked]) -> None:
-        """One key: apply all that is held for it, or say how it went."""
+    def _again(self, one: Delivery, rows: Sequence[Parked], error: Rejected | Fatal) -> None:
+        """One key that is still refused: its oldest record says so."""
+        if isinstance(error, Fatal):
+            self._fail(one, error)
+            return
+        now, oldest = time.time(), rows[0]
+        again = parking.tried(oldest, error, self._retry, now)
+        if again.state == "waiting" and self._all_past(one, oldest.first_at):
+            again = parking.given_up(again, self._retry, now)
         try:
-            self._write([self._attempt(one, rows)])
-        except Rejected as error:
-            now, oldest = time.time(), rows[0]
-            again = parking.tried(oldest, error, self._retry, now)
-            if again.state == "waiting" and self._all_past(one, oldest.first_at):
-                again = parking.given_up(again, self._retry, now)
             self._write([Plan(one, NOTHING, [], [again])])
-        else:
-            LOG.info("applied %s, which was parked", rows[0].id, extra={"action": "replay", "pipeline": one.name})
+        except Fatal as too_many:
+            self._fail(one, too_many)
 
     def _attempt(self, one: Delivery, rows: Sequence[Parked]) -> Plan:
         """What applying these records takes, in their order. Raises `Rejected` as before."""

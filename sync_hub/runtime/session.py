@@ -50,12 +50,14 @@ class Session:
         self._control = control
         self._subscription: Subscription | None = None
         self._barrier_at = 0.0
-        self._replay = Replay(sink, state, settings.retry, self._write)
+        self._replay = Replay(sink, state, settings.retry, self._write, self._fail)
         self.deliveries: dict[str, Delivery] = {}
 
     def subscribe(self, group: str, member: int, members: int) -> None:
         """Begin to read the topics of all pipelines that can."""
         topics = sorted({one.topic for one in self.deliveries.values()})
+        for one in self.deliveries.values():
+            one.hold([])  # what another session held says nothing about the partitions of this one
         if topics:
             self._subscription = self._broker.subscribe(
                 topics, group, member=member, members=members, on_assign=self._on_assign
@@ -249,7 +251,7 @@ class Session:
         elif (work.items[0].partition, work.items[0].offset) in superseded(polled):
             self._write([Plan(one, work, [], [])])
         else:
-            self._write([Plan(one, work, [], parking.refused(one.name, one.held, work, error, time.time()))])
+            self._write([Plan(one, work, [], parking.refusal(one.name, one.held, work, error, time.time()))])
 
     def _fail(self, one: Delivery, error: SyncHubError) -> None:
         one.error = error

@@ -12,7 +12,7 @@ import pytest
 
 from connectors.local_postgres import LocalPostgres
 from tests.end_to_end.hub import wait_until
-from tests.end_to_end.lab import execute
+from tests.end_to_end.lab import execute, frozen
 from tests.end_to_end.test_snapshots import Loads
 from tests.end_to_end.workload import SCHEMA
 from tests.servers.postgres import database
@@ -78,7 +78,10 @@ class Parks(Loads):
         return str([row.state for row in self.parked(pipeline, closed=True) if row.key == wanted][-1])
 
 
-@pytest.fixture(scope="module", params=["embedded", "kafka"])
+BOTH = pytest.mark.parametrize("hub", ["embedded", "kafka"], indirect=True)
+
+
+@pytest.fixture(scope="module")
 def hub(
     request: pytest.FixtureRequest,
     source_server: LocalPostgres,
@@ -87,7 +90,7 @@ def hub(
 ) -> Iterator[Parks]:
     """A hub that runs, with tables that are emptied for each test."""
     broker = ""
-    if request.param == "kafka":
+    if getattr(request, "param", "") == "kafka":
         address = request.getfixturevalue("kafka_address")
         broker = f"{{type: kafka, bootstrap_servers: ['{address}'], partitions: 3, replication_factor: 1}}"
     folder = tmp_path_factory.mktemp("parking")
@@ -118,6 +121,7 @@ def lab(hub: Parks) -> Parks:
     return hub
 
 
+@BOTH
 def test_one_bad_row_among_many_is_parked_and_everything_else_flows(lab: Parks) -> None:
     execute(
         lab.source,
@@ -134,6 +138,7 @@ def test_one_bad_row_among_many_is_parked_and_everything_else_flows(lab: Parks) 
     assert lab.state_of("accounts") == "running"
 
 
+@BOTH
 def test_mending_the_row_at_the_source_mends_the_view(lab: Parks) -> None:
     execute(lab.source, "insert into accounts values (1, 'a', -1, null, true), (2, 'b', -2, null, true)")
     lab.holds("accounts", {"id": 1}, {"id": 2})
@@ -196,6 +201,7 @@ def test_a_truncate_closes_what_was_parked_before_it(lab: Parks) -> None:
     lab.until([(3,)], "select shop from note_view")
 
 
+@BOTH
 def test_what_is_parked_survives_a_kill_and_is_parked_once(lab: Parks) -> None:
     execute(
         lab.source,
@@ -222,3 +228,87 @@ def test_verification_reports_what_is_parked_apart(lab: Parks) -> None:
     execute(lab.source, "update orders set note = 'mended' where shop = 1")
     lab.holds("notes")
     assert lab.cli("verify", "notes").returncode == 0
+
+
+# What people do about it
+
+
+@BOTH
+def test_records_are_listed_shown_exported_discarded_and_tried_again(lab: Parks) -> None:
+    execute(lab.source, "insert into accounts select n, 'n' || n, 1, null, true from generate_series(1, 4) n")
+    execute(lab.source, "insert into orders select n, 'x', 1, 'bad' from generate_series(1, 4) n")
+    lab.holds("orders")
+    lab.holds("notes", *({"shop": n, "number": "x"} for n in range(1, 5)))
+    listed = lab.cli("parked", "list", "notes", "--json")
+    assert listed.returncode == 1, "something is parked"
+    rows = {row["key"]["shop"]: row for row in json.loads(listed.stdout)}
+    assert set(rows) == {1, 2, 3, 4}
+    assert {(row["code"], row["state"]) for row in rows.values()} == {("check_violated", "parked")}
+    for options, count in ((("--code", "nothing"), 0), (("--since", "1h"), 4), (("--until", "1h"), 0),
+                           (("--key", '{"shop": 2, "number": "x"}'), 1)):  # fmt: skip
+        assert len(json.loads(lab.cli("parked", "list", "--json", *options).stdout)) == count, options
+    assert "notes:" in lab.cli("parked", "list").stdout
+    shown = json.loads(lab.cli("parked", "show", rows[1]["id"], "--json").stdout)
+    assert shown["event"]["after"] == {"shop": 1, "number": "x", "total": "1", "note": "bad"}
+    assert shown["record"]["value"]["after"] == shown["event"]["after"]
+    assert "check_violated" in lab.cli("parked", "show", rows[1]["id"]).stdout
+    exported = lab.cli("parked", "export", "notes", "-o", str(lab.folder / "out.jsonl"))
+    assert "4 records" in exported.stderr
+    assert len((lab.folder / "out.jsonl").read_text().splitlines()) == 4
+    for wrong in ((rows[1]["id"],), (rows[1]["id"], "--reason", " ")):
+        assert lab.cli("parked", "discard", *wrong).returncode == 2
+    assert lab.cli("parked", "discard", rows[1]["id"], "--reason", "not ours").stdout == "1 record discarded\n"
+    lab.holds("notes", *({"shop": n, "number": "x"} for n in range(2, 5)))
+    assert rows[1]["id"] in lab.cli("parked", "list", "--closed", "--key", '{"shop":1,"number":"x"}').stdout
+    closed = json.loads(lab.cli("parked", "show", rows[1]["id"], "--json").stdout)
+    assert (closed["state"], closed["reason"]) == ("discarded", "not ours")
+    assert json.loads(lab.cli("parked", "retry", "--pipeline", "notes", "--json").stdout) == {"records": 3}
+    execute(lab.target, "alter table note_view drop constraint note_view_note_check")
+    lab.holds("notes")
+    lab.until([(3,)], "select count(*) from note_view")
+    execute(lab.target, "alter table note_view add constraint note_view_note_check check (note <> 'bad') not valid")
+    assert lab.cli("parked", "list").stdout == "nothing is parked\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("retry",), "nothing_chosen"),
+        (("retry", "--all", "--code", "x"), "nothing_chosen"),
+        (("show", "notes:0-999999"), "unknown_parked"),
+        (("show", "nonsense"), "unknown_parked"),
+        (("list", "nobody"), "unknown_name"),
+        (("list", "--since", "yesterday"), "bad_time"),
+        (("discard", "--all"), "reason_missing"),
+    ],
+)
+def test_bad_questions_are_one_line(hub: Parks, arguments: tuple[str, ...], code: str) -> None:
+    done = hub.cli("parked", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"{code}: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_pipeline_stops_before_it_parks_the_world_and_goes_on_when_it_may(lab: Parks) -> None:
+    execute(lab.source, "insert into accounts select n, 'n' || n, 1, null, true from generate_series(1, 1500) n")
+    execute(lab.source, "insert into orders select n, 'x', 1, 'bad' from generate_series(1, 1500) n")
+    problem = lab.problem("pipeline_failed", "pipeline:notes")
+    assert "too_many_parked" in problem["message"]
+    lab.until([(1500,)], "select count(*) from orders", lab.source)
+    execute(lab.target, "alter table note_view drop constraint note_view_note_check")
+    lab.resume("notes")
+    lab.holds("notes")
+    lab.until([(1500,)], "select count(*) from note_view")
+    execute(lab.target, "alter table note_view add constraint note_view_note_check check (note <> 'bad') not valid")
+
+
+def test_a_target_that_is_down_parks_nothing(lab: Parks) -> None:
+    with frozen(lab.pids()["deliver:crm"]):
+        execute(lab.source, "insert into orders select n, 'x', 1, 'good' from generate_series(1, 500) n")
+    execute(
+        lab.target,
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where datname = current_database() and application_name like 'sync-hub%'",
+    )
+    lab.until([(500,)], "select count(*) from note_view")
+    assert lab.parked("notes", closed=True) == [] or all(row.state != "parked" for row in lab.parked("notes"))
