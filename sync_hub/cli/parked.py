@@ -38,14 +38,14 @@ All = Annotated[bool, typer.Option("--all", help="Everything that is open.")]
 
 @app.command("list")
 def list_(
-    context: typer.Context, names: Names = None, code: Code = "", key: Key = "", since: Since = None,
+    context: typer.Context, names: Names = None, error: Code = "", key: Key = "", since: Since = None,
     until: Until = None, closed: Closed = False, config: Config = None, json: Json = False,
 ) -> int:  # fmt: skip
     """What is parked, oldest first. Exit 1 when something is."""
     from sync_hub.web import parked
 
     with _Hub(context, config) as hub:
-        wanted = hub.filter(names, (), code, key, since, until, closed=closed)
+        wanted = hub.filter(names, (), error, key, since, until, closed=closed)
         rows = parked.find(hub.settings, hub.state, wanted)
     if json:
         print_json([parked.document(row) for row in rows])
@@ -83,14 +83,14 @@ def show(
 
 @app.command()
 def retry(
-    context: typer.Context, ids: Ids = None, pipeline: Pipelines = None, code: Code = "", key: Key = "",
+    context: typer.Context, ids: Ids = None, pipeline: Pipelines = None, error: Code = "", key: Key = "",
     since: Since = None, until: Until = None, everything: All = False, config: Config = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Have records tried again now, with all attempts before them."""
     from sync_hub.web import parked
 
     with _Hub(context, config) as hub:
-        rows = hub.chosen(ids, pipeline, code, key, since, until, everything=everything)
+        rows = hub.chosen(ids, pipeline, error, key, since, until, everything=everything)
         count = parked.retry(hub.settings, hub.state, rows)
     _told(count, "to be tried again", json)
 
@@ -99,14 +99,14 @@ def retry(
 def discard(
     context: typer.Context, ids: Ids = None,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is kept with the record.")] = "",
-    pipeline: Pipelines = None, code: Code = "", key: Key = "", since: Since = None, until: Until = None,
+    pipeline: Pipelines = None, error: Code = "", key: Key = "", since: Since = None, until: Until = None,
     everything: All = False, config: Config = None, json: Json = False,
 ) -> None:  # fmt: skip
     """Give records up: they are not applied, and kept with the reason."""
     from sync_hub.web import parked
 
     with _Hub(context, config) as hub:
-        rows = hub.chosen(ids, pipeline, code, key, since, until, everything=everything)
+        rows = hub.chosen(ids, pipeline, error, key, since, until, everything=everything)
         count = parked.discard(hub.settings, hub.state, rows, reason)
     _told(count, "discarded", json)
 
@@ -115,14 +115,14 @@ def discard(
 def export(
     context: typer.Context, names: Names = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to.")] = None,
-    code: Code = "", key: Key = "", since: Since = None, until: Until = None, closed: Closed = False,
+    error: Code = "", key: Key = "", since: Since = None, until: Until = None, closed: Closed = False,
     config: Config = None,
 ) -> None:  # fmt: skip
     """Records with their events, one JSON object a line."""
     from sync_hub.web import parked
 
     with _Hub(context, config) as hub:
-        wanted = hub.filter(names, (), code, key, since, until, closed=closed)
+        wanted = hub.filter(names, (), error, key, since, until, closed=closed)
         rows = parked.find(hub.settings, hub.state, wanted, records=True)
     documents = [parked.document(row) | {"event": parked.event(row)} for row in rows]
     if output is None:
@@ -131,8 +131,8 @@ def export(
         return
     try:
         output.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in documents))
-    except OSError as error:
-        raise Unavailable("cannot_write", f"{output}: {error.strerror}", hint="choose another file") from error
+    except OSError as reason:
+        raise Unavailable("cannot_write", f"{output}: {reason.strerror}", hint="choose another file") from reason
     note(f"{len(documents)} records in {output}")
 
 
@@ -150,7 +150,7 @@ class _Hub:
         self.state.close()
 
     def filter(
-        self, names: list[str] | None, ids: tuple[str, ...], code: str, key: str, since: str | None, until: str | None,
+        self, names: list[str] | None, ids: tuple[str, ...], error: str, key: str, since: str | None, until: str | None,
         *, closed: bool = False,
     ) -> Filter:  # fmt: skip
         from sync_hub.web import parked, requests
@@ -158,17 +158,17 @@ class _Hub:
         chosen = [one.name for one in requests.chosen_pipelines(names, self.settings, self.state)] if names else []
         now = time.time()
         return parked.Filter(
-            ids, tuple(chosen), code, key, parked.moment(since, now), parked.moment(until, now), closed=closed
+            ids, tuple(chosen), error, key, parked.moment(since, now), parked.moment(until, now), closed=closed
         )
 
     def chosen(
-        self, ids: list[str] | None, names: list[str] | None, code: str, key: str, since: str | None,
+        self, ids: list[str] | None, names: list[str] | None, error: str, key: str, since: str | None,
         until: str | None, *, everything: bool,
     ) -> list[Parked]:  # fmt: skip
         """What is to be changed. Raises `ConfigError` where nothing says what, or `--all` is not alone."""
         from sync_hub.web import parked
 
-        wanted = self.filter(names, tuple(ids or ()), code, key, since, until)
+        wanted = self.filter(names, tuple(ids or ()), error, key, since, until)
         if wanted.names_some == everything:
             raise ConfigError(
                 "nothing_chosen",
