@@ -137,7 +137,7 @@ def planned(
     return Planned(mapping.apply(taken).changes, parking.rows())
 
 
-def refusal(pipeline: str, held: Held, work: Work, error: Rejected, now: float) -> list[Parked]:
+def left_alone(pipeline: str, held: Held, work: Work, error: Rejected, now: float) -> list[Parked]:
     """What to store for a work of one record that the target rejects."""
     (item,) = work.items
     parking = _Parking(pipeline, held, work, now)

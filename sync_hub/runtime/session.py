@@ -251,7 +251,7 @@ class Session:
         elif (work.items[0].partition, work.items[0].offset) in superseded(polled):
             self._write([Plan(one, work, [], [])])
         else:
-            self._write([Plan(one, work, [], parking.refusal(one.name, one.held, work, error, time.time()))])
+            self._write([Plan(one, work, [], parking.left_alone(one.name, one.held, work, error, time.time()))])
 
     def _fail(self, one: Delivery, error: SyncHubError) -> None:
         one.error = error

@@ -138,7 +138,7 @@ def test_unreadable_records_are_parked_once() -> None:
 
 @pytest.mark.parametrize(("code", "state"), [("unique_violated", "waiting"), ("check_violated", "parked")])
 def test_a_refused_row_that_another_may_solve_waits_for_it(code: str, state: str) -> None:
-    (row,) = parking.refusal("p", parking.Held(), work_of(event(1, 1, 2)), Rejected(code, "no", sqlstate="23"), NOW)
+    (row,) = parking.left_alone("p", parking.Held(), work_of(event(1, 1, 2)), Rejected(code, "no", sqlstate="23"), NOW)
     assert (row.state, row.sqlstate) == (state, "23")
     assert row.attempts == (0 if state == "waiting" else 1)
     assert row.next_at is not None
@@ -242,7 +242,7 @@ def deliver(target: Target, work: Work, polled: Any) -> None:
         elif (0, work.items[0].offset) in superseded(polled):
             target.write(work, parking.Planned([], []))
         else:
-            target.write(work, parking.Planned([], parking.refusal("p", target.held, work, error, NOW)))
+            target.write(work, parking.Planned([], parking.left_alone("p", target.held, work, error, NOW)))
 
 
 EVENTS = st.lists(
