@@ -25,6 +25,7 @@ _NAME = r"^[a-z][a-z0-9_]{0,39}$"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$")
 _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT]?B)$", re.IGNORECASE)
+_RECEIVER = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://\S")
 _DURATION_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZE_BYTES = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
 
@@ -175,6 +176,44 @@ class Limits(_Model):
     verified_age: VerifiedAge = VerifiedAge()
 
 
+class Heartbeat(_Model):
+    """An address that is called every `every` seconds while the hub is not failing; empty: none is."""
+
+    url: str = Field(default="", repr=False)
+    every: float = Field(default=60, ge=1)
+
+    _duration = field_validator("every", mode="before")(duration_seconds)
+
+    @field_validator("url")
+    @classmethod
+    def _address(cls, url: str) -> str:
+        if not url:
+            return url
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable or "@" in parts.netloc:
+            raise ValueError("write http://… or https://…, without user and password")
+        return url
+
+
+class Alerts(_Model):
+    """Who is told of problems: addresses in apprise's notation, empty ones left out; and the dead man's switch."""
+
+    to: tuple[str, ...] = Field(default=(), repr=False)
+    heartbeat: Heartbeat = Heartbeat()
+
+    @field_validator("to")
+    @classmethod
+    def _addresses(cls, to: tuple[str, ...]) -> tuple[str, ...]:
+        given = [address.strip() for address in to if address.strip()]
+        if not all(_RECEIVER.match(address) for address in given):
+            raise ValueError("a receiver is an address such as mailto://… or jsons://…")
+        return tuple(dict.fromkeys(given))
+
+
 class Connector(BaseModel):
     """A source, target or broker: `type` names the connector, `options` are its own and checked by it."""
 
@@ -203,6 +242,7 @@ class Settings(_Model):
     limits: Limits = Limits()
     verify: VerifySettings = VerifySettings()
     retry: Retry = Retry()
+    alerts: Alerts = Alerts()
     file: Path
     root: Path
 

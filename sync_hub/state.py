@@ -1,4 +1,4 @@
-"""What the hub knows: positions, pipelines, snapshots, verifications, workers' beats, requests, pauses.
+"""What the hub knows: positions, pipelines, snapshots, verifications, incidents, beats, requests, pauses.
 
 Every method is one transaction. Safe to use from several processes, and from several threads. Raises `Unavailable` when
 the store does not answer.
@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from sync_hub import state_tables as stored
 from sync_hub.model import Table
+from sync_hub.state_alerts import AlertStore
 from sync_hub.state_snapshots import Snapshot, SnapshotStore
 from sync_hub.state_verifications import VerificationStore
 from sync_hub.store import Store, upsert
@@ -97,6 +98,7 @@ class State:
         self._store = Store(url)
         self.snapshots = SnapshotStore(self._store)
         self.verifications = VerificationStore(self._store)
+        self.alerts = AlertStore(self._store)
 
     def check(self) -> None:
         """Raise `Unavailable` when the store cannot be written."""

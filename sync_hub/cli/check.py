@@ -75,6 +75,7 @@ class Check:
         self._part("installation", registry.refuse_foreign_connectors)
         self._part("hub.state", self._state)
         self._part("http", self._http)
+        self._part("alerts", self._alerts)
         self._part("broker", self._broker)
         for name in settings.sources:
             self._part(f"sources.{name}", partial(self._source, name))
@@ -132,6 +133,12 @@ class Check:
                 raise
             message = f"this hub runs now: {', '.join(f'{one.name} is process {one.pid}' for one in mine)}"
             yield Finding("port_in_use", "info", "http", message, "stop it before you start another")
+
+    def _alerts(self) -> None:
+        """Receivers are of a known kind; nobody is called."""
+        from sync_hub.alerts.receivers import load
+
+        load(self._settings.alerts.to)
 
     def _broker(self) -> Iterable[Finding]:
         broker = self._settings.new_broker()

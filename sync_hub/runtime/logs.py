@@ -53,6 +53,7 @@ def configure() -> None:
     root.setLevel(os.environ.get(LEVEL_VARIABLE, "INFO").upper())
     for noisy in ("apscheduler", "uvicorn.access", "sqlalchemy"):
         logging.getLogger(noisy).setLevel("WARNING")
+    logging.getLogger("apscheduler.scheduler").setLevel("ERROR")  # a look at health that lasts is not worth a line
     logging.getLogger("kafka").setLevel("CRITICAL")  # it logs every attempt to reconnect; the hub says it once
 
 

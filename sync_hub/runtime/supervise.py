@@ -19,6 +19,10 @@ from typing import Any
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from sync_hub import failpoints
+from sync_hub.alerts import jobs
+from sync_hub.alerts.receivers import Receiver
+from sync_hub.alerts.receivers import load as load_receivers
+from sync_hub.alerts.receivers import names as receiver_names
 from sync_hub.errors import ConfigError, SyncHubError, Unavailable
 from sync_hub.model import TopicPartition
 from sync_hub.runtime import logs, worker
@@ -27,6 +31,7 @@ from sync_hub.runtime.pipelines import register
 from sync_hub.runtime.retry import Backoff
 from sync_hub.settings import Settings
 from sync_hub.state import State
+from sync_hub.web.reader import HealthReader
 
 LOG = logging.getLogger(__name__)
 
@@ -117,6 +122,7 @@ def run(settings: Settings, only: Sequence[str] = (), ready: Callable[[str], Non
     logs.configure()
     failpoints.parsed(os.environ.get(failpoints.VARIABLE, ""))  # what is wrong is said before anything starts
     chosen = _chosen(settings, only)
+    receivers = load_receivers(settings.alerts.to)
     listener = listen(settings.http.host, settings.http.port)
     state = State(settings.hub.state)
     state.check()
@@ -135,8 +141,9 @@ def run(settings: Settings, only: Sequence[str] = (), ready: Callable[[str], Non
     try:
         for child in children:
             child.start()
-        serve(settings, state, listener)
-        scheduler = _schedule(settings, state)
+        reader = HealthReader(settings, state)
+        serve(reader, listener)
+        scheduler = _schedule(reader, receivers)
         if ready:
             ready(f"http://{settings.http.host}:{listener.getsockname()[1]}")
         while not stop.wait(WATCH_SECONDS):
@@ -179,13 +186,15 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(settings: Settings, state: State, listener: socket.socket) -> threading.Thread:
+def serve(reader: HealthReader, listener: socket.socket) -> threading.Thread:
     """Serve the web application in a thread that ends with the process."""
     import uvicorn
 
     from sync_hub.web.app import create
 
-    config = uvicorn.Config(create(settings, state), log_config=None, access_log=False, lifespan="off")
+    config = uvicorn.Config(
+        create(reader.settings, reader.state, reader=reader), log_config=None, access_log=False, lifespan="off"
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="http", daemon=True)
     thread.start()
@@ -213,9 +222,11 @@ def _forget_strangers(settings: Settings, state: State) -> None:
         state.forget_workers(strangers)
 
 
-def _schedule(settings: Settings, state: State) -> BackgroundScheduler:
+def _schedule(reader: HealthReader, receivers: Sequence[Receiver]) -> BackgroundScheduler:
+    settings, state = reader.settings, reader.state
     scheduler = BackgroundScheduler(job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": 60})
     scheduler.add_job(lambda: housekeeping(settings, state), "interval", seconds=HOUSEKEEPING_SECONDS)
+    jobs.add(scheduler, reader, state, receivers)
     scheduler.start()
     return scheduler
 
@@ -227,6 +238,7 @@ def housekeeping(settings: Settings, state: State) -> None:
             state.thin_progress(source)
         state.forget_answered(time.time() - ANSWERS_KEPT_SECONDS)
         state.verifications.forget_answers()
+        forget_alerts(settings, state)
         broker = settings.new_broker()
         try:
             broker.retain(lowest_offsets(state), settings.topics.keep)
@@ -234,6 +246,13 @@ def housekeeping(settings: Settings, state: State) -> None:
             broker.close()
     except SyncHubError as error:
         LOG.warning("%s", error, extra={"action": "housekeeping", "code": error.code})
+
+
+def forget_alerts(settings: Settings, state: State) -> None:
+    """Remove old incidents, and what no receiver has taken for long."""
+    given_up = state.alerts.forget(receiver_names(settings.alerts.to), time.time())
+    if given_up:
+        LOG.warning("%d alerts were given up: their receiver took none for a week", given_up, extra={"action": "alert"})
 
 
 def lowest_offsets(state: State) -> dict[TopicPartition, int]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Query
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from sync_hub.web import subjects
+from sync_hub.web import incidents, subjects
 from sync_hub.web.reader import HealthReader, one_line
 from sync_hub.web.subjects import pause_until, subject
 
@@ -107,6 +107,11 @@ def api_routes(reader: HealthReader) -> APIRouter:
     def workers() -> list[Document]:
         """All workers, with their last beat."""
         return list(_readable(reader.document())["workers"])
+
+    @routes.get("/alerts")
+    def alerts(limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> list[Document]:
+        """Incidents with their messages: open ones first, then the newest."""
+        return [incidents.shown(*found) for found in reader.state.alerts.latest(limit)]
 
     @routes.post("/pause")
     def pause(request: PauseRequest) -> Document:

@@ -26,9 +26,11 @@ LOG = logging.getLogger(__name__)
 STATIC = Path(__file__).parent / "static"
 
 
-def create(settings: Settings, state: State, *, clock: Callable[[], float] = time.time) -> FastAPI:
+def create(
+    settings: Settings, state: State, *, clock: Callable[[], float] = time.time, reader: HealthReader | None = None
+) -> FastAPI:
     """The application. It reads and changes only the state; workers need not run in this process."""
-    reader, gate = HealthReader(settings, state, clock), Gate(settings.http, clock)
+    reader, gate = reader or HealthReader(settings, state, clock), Gate(settings.http, clock)
     app = FastAPI(title="sync-hub", version=__version__, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     app.include_router(api.health_routes(reader))
     app.include_router(api.api_routes(reader))

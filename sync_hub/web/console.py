@@ -12,6 +12,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from sync_hub.errors import Unavailable
+from sync_hub.web import incidents
 from sync_hub.web.health import WORST_FIRST
 from sync_hub.web.problems import size
 from sync_hub.web.reader import HealthReader
@@ -21,6 +23,7 @@ Document = dict[str, Any]
 
 TEMPLATES = Path(__file__).parent / "templates"
 REFRESH_SECONDS = 2
+INCIDENTS_SHOWN = 10
 
 _BOOT = secrets.token_hex(4)
 """Changes with the process: a page that outlives it loads itself again."""
@@ -93,12 +96,21 @@ def _view(reader: HealthReader) -> Document:
         "applied_per_second": sum(part["applied_per_second"] for part in pipelines),
         "events_per_second": sum(part["events_per_second"] for part in document["sources"].values()),
         "unreadable": any(problem["code"] == "state_unavailable" for problem in document["problems"]),
+        "incidents": _incidents(reader),
         "ago": lambda moment: (
             "never" if moment is None else f"{lasting(float(int(max(0.0, now - _seconds(moment)))))} ago"
         ),
         "until": lambda moment: lasting(float(int(max(0.0, _seconds(moment) - now)))),
         "clock": document["time"][11:19],
     }
+
+
+def _incidents(reader: HealthReader) -> list[Document]:
+    """The newest incidents; none where the state does not answer, which is a problem that the page shows."""
+    try:
+        return [incidents.shown(*found) for found in reader.state.alerts.latest(INCIDENTS_SHOWN)]
+    except Unavailable:
+        return []
 
 
 def _target(name: str, document: Document) -> Document:
