@@ -90,12 +90,13 @@ def _reason(said: Sequence[str]) -> str:
 
 
 def _silence() -> None:
-    """What apprise logs goes to nobody but `_overheard`."""
-    logger = logging.getLogger("apprise")
-    logger.propagate = False
-    logger.setLevel(logging.WARNING)
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())
+    """What apprise and what it sends through log goes to nobody but `_overheard`: addresses are among it."""
+    for name in ("apprise", "urllib3", "requests_oauthlib", "oauthlib", "slixmpp", "paho"):
+        logger = logging.getLogger(name)
+        logger.propagate = False
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())
+    logging.getLogger("apprise").setLevel(logging.WARNING)
 
 
 class _Ear(logging.Handler):

