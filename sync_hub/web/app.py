@@ -17,7 +17,7 @@ from sync_hub import __version__
 from sync_hub.errors import ConfigError, SyncHubError, Unavailable
 from sync_hub.settings import Settings
 from sync_hub.state import State
-from sync_hub.web import api, api_views, console, metrics
+from sync_hub.web import api, api_parked, api_views, console, metrics
 from sync_hub.web.reader import HealthReader, one_line
 from sync_hub.web.security import RESPONSE_HEADERS, Gate, Guard, refusal
 
@@ -35,6 +35,7 @@ def create(
     app.include_router(api.health_routes(reader))
     app.include_router(api.api_routes(reader))
     app.include_router(api_views.routes(reader))
+    app.include_router(api_parked.routes(reader))
     app.include_router(metrics.routes(reader))
     app.include_router(console.routes(reader, gate))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

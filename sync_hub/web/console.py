@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from sync_hub.errors import Unavailable
-from sync_hub.web import incidents
+from sync_hub.errors import SyncHubError, Unavailable
+from sync_hub.web import api_parked, incidents, parked
 from sync_hub.web.health import WORST_FIRST
 from sync_hub.web.problems import size
 from sync_hub.web.reader import HealthReader
@@ -24,6 +27,7 @@ Document = dict[str, Any]
 TEMPLATES = Path(__file__).parent / "templates"
 REFRESH_SECONDS = 2
 INCIDENTS_SHOWN = 10
+RECORDS_SHOWN = 100
 
 _BOOT = secrets.token_hex(4)
 """Changes with the process: a page that outlives it loads itself again."""
@@ -38,7 +42,7 @@ def routes(reader: HealthReader, gate: Gate) -> APIRouter:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"size": size, "count": count, "lasting": lasting, "rate": rate}
+    environment.filters |= {"size": size, "count": count, "lasting": lasting, "rate": rate, "pretty": pretty}
 
     def render(template: str, **values: object) -> str:
         return environment.get_template(template).render(boot=_BOOT, login=gate.token_required, **values)
@@ -51,6 +55,13 @@ def routes(reader: HealthReader, gate: Gate) -> APIRouter:
     @router.get("/fragment")
     def fragment() -> HTMLResponse:
         return HTMLResponse(render("live.html", view=_view(reader)))
+
+    @router.get("/parked")
+    def records(pipeline: str = "", code: str = "", key: str = "", closed: bool = False) -> HTMLResponse:
+        shown = _parked(reader, api_parked.Choice(pipelines=[pipeline] if pipeline else [], code=code, key=key), closed)
+        names = [one.name for one in reader.state.pipelines()]
+        chosen = {"pipeline": pipeline, "code": code, "key": key, "closed": closed, "pipelines": names}
+        return HTMLResponse(render("parked.html", hub=reader.settings.hub.name, csrf=gate.csrf, **shown, **chosen))
 
     @router.get(LOGIN)
     def login() -> Response:
@@ -105,6 +116,26 @@ def _view(reader: HealthReader) -> Document:
     }
 
 
+def _parked(reader: HealthReader, choice: api_parked.Choice, closed: bool) -> Document:
+    """Parked records with their events, the oldest first; what went wrong instead where a target does not answer."""
+    now = time.time()
+    view: Document = {
+        "failed": "", "total": 0, "records": [], "open_ids": [],
+        "ago": lambda moment: f"{lasting(float(int(max(0.0, now - _seconds(moment)))))} ago",
+        "until": lambda moment: lasting(float(int(max(0.0, _seconds(moment) - now)))),
+    }  # fmt: skip
+    try:
+        wanted = api_parked.wanted(reader, choice, closed=closed)
+        rows = parked.find(reader.settings, reader.state, wanted)
+        ids = tuple(row.id for row in rows[:RECORDS_SHOWN])
+        whole = msgspec.structs.replace(wanted, ids=ids)
+        found = parked.find(reader.settings, reader.state, whole, records=True) if ids else []
+    except SyncHubError as error:
+        return view | {"failed": f"{error.message} {error.hint}"}
+    records = [parked.document(row) | {"event": parked.event(row)} for row in found]
+    return view | {"total": len(rows), "records": records, "open_ids": [row.id for row in found if row.is_open]}
+
+
 def _incidents(reader: HealthReader) -> list[Document]:
     """The newest incidents; none where the state does not answer, which is a problem that the page shows."""
     try:
@@ -150,6 +181,11 @@ def lasting(seconds: float | None) -> str:
 def count(number: float | None) -> str:
     """A whole number with narrow spaces between thousands."""
     return "unknown" if number is None else f"{number:,.0f}".replace(",", "\u202f")
+
+
+def pretty(value: Any, indent: int | None = 2) -> str:
+    """A document as people read it."""
+    return json.dumps(value, indent=indent, ensure_ascii=False)
 
 
 def rate(number: float) -> str:

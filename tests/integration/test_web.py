@@ -307,12 +307,16 @@ PATHS = (
     "/api/workers",
     "/api/snapshots",
     "/api/verifications",
+    "/api/parked",
+    "/api/parked/p1",
+    "/parked",
     "/api/openapi.json",
     "/none",
 )
 CHANGES = (
     "/api/pause", "/api/resume", "/api/snapshots", "/api/snapshots/s1/pause", "/api/snapshots/s1/resume",
     "/api/snapshots/s1/cancel", "/api/verifications", "/api/verifications/v1/cancel", "/logout",
+    "/api/parked/retry", "/api/parked/discard",
 )  # fmt: skip
 
 
@@ -338,7 +342,7 @@ def test_every_route_is_among_those_that_were_tried(hub: HubState, guarded: http
 
     described = create(hub.settings, hub.state).openapi()["paths"]
     tried = {*PATHS, *CHANGES, "/health/live"}
-    names = {"pipelines": PIPELINE, "sources": "erp", "snapshots": "s1", "verifications": "v1"}
+    names = {"pipelines": PIPELINE, "sources": "erp", "snapshots": "s1", "verifications": "v1", "parked": "p1"}
     filled = set()
     for path in described:
         kind = path.split("/")[2] if path.count("/") > 2 else ""

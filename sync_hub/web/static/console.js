@@ -11,6 +11,7 @@ let answeredAt = Date.now();
 let pausing = "";
 let confirmed = null;
 let hushing = 0;
+let reloading = false; /* a page that does not refresh itself is loaded again after a change */
 
 /* Makes `from` equal to `to`, touching only what differs; elements with an id are matched by it. */
 function morph(from, to) {
@@ -101,6 +102,10 @@ function showStale() {
 }
 
 async function refresh() {
+  if (!refreshSeconds) {
+    if (document.visibilityState === "visible" && reloading) location.reload();
+    return;
+  }
   try {
     const answer = await fetch("/fragment", { cache: "no-store", signal: AbortSignal.timeout(5000) });
     if (answer.status === 401) {
@@ -176,8 +181,12 @@ const actions = {
     await refresh();
   },
   confirm(button) {
-    const { path, body, title, text, verb, said: done } = button.dataset;
-    confirmed = { path, body: JSON.parse(body || "{}"), done };
+    const { path, body, title, text, verb, said: done, asks } = button.dataset;
+    confirmed = { path, body: JSON.parse(body || "{}"), done, asks };
+    const reason = document.getElementById("confirm-reason");
+    document.getElementById("confirm-asks").hidden = !asks;
+    reason.required = Boolean(asks);
+    reason.value = "";
     document.getElementById("confirm-title").textContent = title;
     document.getElementById("confirm-text").textContent = text;
     document.getElementById("confirm-verb").textContent = verb;
@@ -207,7 +216,7 @@ document.addEventListener("input", (event) => {
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) refresh();
 });
-dialog.addEventListener("close", async () => {
+if (dialog) dialog.addEventListener("close", async () => {
   if (dialog.returnValue !== "pause") return;
   const form = new FormData(dialog.querySelector("form"));
   const body = { name: pausing, for: form.get("for"), reason: form.get("reason") };
@@ -216,10 +225,14 @@ dialog.addEventListener("close", async () => {
 });
 confirming.addEventListener("close", async () => {
   if (confirming.returnValue !== "confirm") return;
-  const { path, body, done } = confirmed;
-  if (await change(path, body)) say(done);
+  const { path, body, done, asks } = confirmed;
+  if (asks) body[asks] = document.getElementById("confirm-reason").value;
+  if (await change(path, body)) {
+    say(done);
+    reloading = true;
+  }
   await refresh();
 });
 
 filter();
-setTimeout(turn, refreshSeconds * 1000);
+if (refreshSeconds) setTimeout(turn, refreshSeconds * 1000);
