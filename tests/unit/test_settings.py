@@ -58,6 +58,10 @@ BAD = [
     ("limits: {retained_log: {warn: 5 apples}}\n", "bad_value", ":1:31", "no size", "hub.reference.yaml"),
     ("http: {port: 99999}\n", "bad_value", ":1:14", "65535", "hub.reference.yaml"),
     ("http: {host: 0.0.0.0}\n", "token_required", ":1:7", "0.0.0.0", "http.token"),
+    ("alerts: {to: [nowhere]}\n", "bad_value", ":1:14", "mailto://…", "hub.reference.yaml"),
+    ("alerts: {heartbeat: {every: 10ms}}\n", "bad_value", ":1:29", "1", "hub.reference.yaml"),
+    ("alerts: {heartbeat: {url: 'ftp://h/'}}\n", "bad_value", ":1:27", "https://…", "hub.reference.yaml"),
+    ("alerts: {heartbeat: {url: 'https://u:p@h/'}}\n", "bad_value", ":1:27", "without user", "hub.reference.yaml"),
     ("topics: {keep: forever}\n", "bad_value", ":1:16", "forever", "hub.reference.yaml"),
     ("hub: 1\n", "yaml_duplicate_key", ":2:1", "already in line 1", ""),
     ("x: [1\n", "yaml_syntax", ":2:4", "", ""),
@@ -129,6 +133,16 @@ def test_secrets_are_in_no_error_and_no_representation(tmp_path: Path) -> None:
     text = GOOD.replace("tables: [public.customers]", "tables: 5")
     assert "canary" not in str(problem(tmp_path, text, {"ERP_DSN": secret, "CRM_DSN": secret}))
     assert "canary" not in str(problem(tmp_path, GOOD + "http: {token: canary, port: x}\n"))
+
+
+def test_receivers_that_are_empty_or_there_twice_are_left_out(tmp_path: Path) -> None:
+    text = GOOD + 'alerts: {to: ["${A:-}", "${B:-}", "${B:-}", " "], heartbeat: {url: "${D:-}", every: 5m}}\n'
+    alerts = load(written(tmp_path, text), ENVIRONMENT | {"B": " json://h/canary "}).alerts
+    assert alerts.to == ("json://h/canary",)
+    assert (alerts.heartbeat.url, alerts.heartbeat.every) == ("", 300)
+    assert "canary" not in repr(alerts)
+    for secret in ('to: ["canary"]', "heartbeat: {url: 'https://canary:canary@h:canary/canary'}"):
+        assert "canary" not in str(problem(tmp_path, GOOD + f"alerts: {{{secret}}}\n"))
 
 
 def test_the_configuration_is_named_by_option_then_environment() -> None:
