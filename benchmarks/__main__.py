@@ -156,12 +156,47 @@ def verification(run: Run, rows: int) -> dict[str, Any]:
     }
 
 
+def scheduled(run: Run, rows: int) -> dict[str, Any]:
+    """A backlog through both legs, without and with a verification of the same view that is due all the while."""
+    seconds = []
+    run.start("capture", "deliver")
+    run.wait_loaded()
+    for number in range(4):
+        if number % 2:
+            run.start("verify")
+            wait_until(lambda: any(one.state == "running" for one in run.state.verifications.all()))
+        run.stop("capture")
+        run.insert(number * rows + 1, (number + 1) * rows)
+        run.start("capture")
+        wait_until(lambda number=number: run.published() > number * rows)
+        started = time.monotonic()
+        wait_until(lambda number=number: run.applied() >= (number + 1) * rows)
+        seconds.append(time.monotonic() - started)
+        if number % 2:
+            run.stop("verify")
+    run.start("verify")
+    wait_until(lambda: any(one.state == "done" for one in run.state.verifications.all()))
+    run.stop("capture", "deliver", "verify")
+    done = [one for one in run.state.verifications.all() if one.state == "done"]
+    alone, beside = seconds[0] + seconds[2], seconds[1] + seconds[3]
+    return {
+        "rows": run.rows(),
+        "equal": run.equal() and bool(done) and all(one.report.agrees for one in done),
+        "alone_rows_per_second": round(2 * rows / alone),
+        "beside_rows_per_second": round(2 * rows / beside),
+        "slower_percent": round(100 * (beside / alone - 1), 1),
+        "verified_rows": sum(one.report.matched for one in done),
+    }
+
+
 def main() -> None:
     """Run the chosen legs on the chosen brokers."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--broker", action="append", choices=["confluent", "kafka-python", "embedded"])
-    parser.add_argument("--leg", action="append", choices=["legs", "end-to-end", "latency", "snapshot", "verify"])
+    parser.add_argument(
+        "--leg", action="append", choices=["legs", "end-to-end", "latency", "snapshot", "verify", "scheduled"]
+    )
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="sync-hub-bench-"))
@@ -189,6 +224,7 @@ def _run(rig: Rig, kafka_address: str, given: argparse.Namespace) -> list[dict[s
         "end-to-end": (given.rows, lambda run: end_to_end(run, given.rows)),
         "snapshot": (given.rows, lambda run: snapshot(run, given.rows)),
         "verify": (given.rows, lambda run: verification(run, given.rows)),
+        "scheduled": (4 * given.rows, lambda run: scheduled(run, given.rows)),
         "latency": (
             LATENCY_PER_SECOND * LATENCY_SECONDS,
             lambda run: latency(run, LATENCY_PER_SECOND, LATENCY_SECONDS),

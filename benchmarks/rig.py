@@ -100,6 +100,7 @@ class Run:
             f"sources: {{{self.name}: {{type: postgres, dsn: '{self.source_dsn}', tables: [public.customers]}}}}\n"
             f"targets: {{target: {{type: postgres, dsn: '{self.target_dsn}'}}}}\n"
             f"mappings: ['{self.folder}/mappings']\n"
+            "verify: {every: 1s}\n"
         )
         self.settings = configuration.load(config)
         self.state = State(self.settings.hub.state)

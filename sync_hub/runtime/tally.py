@@ -10,9 +10,11 @@ from msgspec.structs import replace
 
 from sync_hub.runtime.control import Control
 from sync_hub.state import State
-from sync_hub.state_verifications import EXAMPLES, Report, Verification
+from sync_hub.state_verifications import EXAMPLES, SCHEDULE, Report, Verification
 
 REPORT_SECONDS: Final = 1.0
+SCHEDULED_SHARE: Final = 0.1
+"""The part of the time that a verification on a schedule works."""
 
 
 class Tally:
@@ -25,7 +27,7 @@ class Tally:
         self._state = state
         self._stored_at = 0.0
         self._cancelled = False
-        self._started = time.monotonic()
+        self._started = self._worked_at = time.monotonic()
 
     @property
     def stopped(self) -> bool:
@@ -49,7 +51,15 @@ class Tally:
             self._cancelled = not self._state.verifications.store(replace(self._verification, report=self.report))
 
     def slow_down(self) -> None:
-        """Wait where rows of the source are read faster than was asked for."""
+        """Wait where rows of the source are read faster than was asked for; on a schedule, nine times what it worked.
+
+        Both ends and this machine belong to delivery first: what nobody waits for takes a tenth of them at most.
+        """
+        now = time.monotonic()
+        rest = (now - self._worked_at) * (1 / SCHEDULED_SHARE - 1) if self._verification.reason == SCHEDULE else 0.0
         most = self._verification.options.max_rows_per_second
         if most:
-            self.control.wait(self._started + self.report.rows_done / most - time.monotonic())
+            rest = max(rest, self._started + self.report.rows_done / most - now)
+        if rest > 0:
+            self.control.wait(rest)
+        self._worked_at = time.monotonic()

@@ -53,6 +53,7 @@ TABLES: dict[tuple[str, str], Callable[[], Found]] = {
     ("sync_hub/cli/demo.py", "error['code']"): dict,
     # why capture gave up a snapshot
     ("sync_hub/cli/snapshot.py", "code"): lambda: {"bad_where": {"config"}, "bad_key": {"config"}},
+    ("sync_hub/web/api_parked.py", "'unknown_parked'"): lambda: {"unknown_parked": {"http"}},
     ("sync_hub/web/api.py", "f'unknown_{kind}'"): lambda: {"unknown_source": {"http"}, "unknown_pipeline": {"http"}},
 }
 

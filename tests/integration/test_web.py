@@ -307,6 +307,7 @@ PATHS = (
     "/api/workers",
     "/api/snapshots",
     "/api/verifications",
+    "/api/alerts",
     "/api/parked",
     "/api/parked/p1",
     "/parked",
