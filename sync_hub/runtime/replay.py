@@ -83,7 +83,6 @@ class Replay:
         if not held or time.monotonic() > self._until:
             return
         failpoint("before_replay")
-        failpoint("before_replay")
         try:
             self._write([self._attempt(one, rows) for one, rows in held.values()])
         except (Rejected, Fatal) as error:
