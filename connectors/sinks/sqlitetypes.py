@@ -37,7 +37,7 @@ _DESCRIBED: Final[tuple[tuple[str, Kind, str], ...]] = (
     # pattern in the declared type, in order → kind, PostgreSQL's name
     (r"ARRAY$", "array", "text[]"),
     (r"BOOL", "boolean", "boolean"),
-    (r"^INTERVAL", "text", "interval"),
+    (r"^INTERVAL", "text", "text"),  # compared as text: P1M is not P30D there
     (r"INT", "integer", "bigint"),
     (r"CHAR|CLOB|TEXT", "text", "text"),
     (r"BLOB", "blob", "bytea"),

@@ -12,7 +12,15 @@ from msgspec import Struct
 from sync_hub.errors import Rejected
 from sync_hub.mapping.fields import Field, compile_fields
 from sync_hub.mapping.loader import Bundle
-from sync_hub.mapping.parts import Scopes, key_fields, mapping_hash, row_condition, target_fields, unmarked_fields
+from sync_hub.mapping.parts import (
+    Scopes,
+    key_fields,
+    mapping_hash,
+    respelled_keys,
+    row_condition,
+    target_fields,
+    unmarked_fields,
+)
 from sync_hub.mapping.scope import Row
 from sync_hub.mapping.spec import MappingSpec, parse_spec
 from sync_hub.mapping.values import from_debezium
@@ -49,7 +57,8 @@ class CompiledMapping:
 
     `unmarked_columns` are those that only `on_delete: set` gives a value; every other change sets them to NULL.
 
-    Values are wire values (`design.md` §6). Pure: the same event always gives the same change.
+    Values are wire values (`design.md` §6). Pure: the same event always gives the same change, for one target table.
+    Until `fit` has told of that, keys are taken as rows spell them.
     """
 
     def __init__(self, bundle: Bundle, spec: MappingSpec, table: Table, secrets: Mapping[str, str]) -> None:
@@ -69,6 +78,7 @@ class CompiledMapping:
         self.hash = mapping_hash(spec, bundle, self.fields, self._secrets_used(), secrets)
         expressions = [field.expression for field in self.fields] + ([self.condition] if self.condition else [])
         self.reads = frozenset(name for expression in expressions for name in expression.reads)
+        self._respelled: list[tuple[int, int]] = []
         self._values = _together(self.fields)
         self._key_values = _together(self.key_fields)
         self._has_event_fields = any(field.from_event for field in self.fields)
@@ -96,6 +106,19 @@ class CompiledMapping:
         """Columns made of facts that only an event has: verification leaves them out."""
         return frozenset(field.name for field in self.fields if field.from_event)
 
+    def fit(self, target: Table) -> None:
+        """Learn the target's types: key columns that do not compare as the source's key are written as events spell it.
+
+        Else a delete, which has only the event's key, would look for another key than the row was written under.
+        """
+        places = respelled_keys(self.key_fields, self.source_table, target)
+        self._respelled = [(self.columns.index(self.key[place]), place) for place in places]
+
+    @property
+    def respells(self) -> bool:
+        """Whether key columns are written as events spell them: then rows have to be mapped with their events' keys."""
+        return bool(self._respelled)
+
     def copied(self, columns: Sequence[str], target: Table) -> dict[str, str]:
         """Source columns by these target columns where nothing but copying is between them; else nothing.
 
@@ -107,6 +130,7 @@ class CompiledMapping:
         taken = {column.name: column.declared or column.type for column in target.columns}
         alike = all(types.get(field.column) == taken[field.name] for field in fields)
         same_key = tuple(field.column for field in self.key_fields) == self.source_table.key
+        same_key = same_key and not respelled_keys(self.key_fields, self.source_table, target)
         return {field.name: field.column for field in fields} if alike and same_key and not self.condition else {}
 
     def on_truncate(self) -> Literal["delete", "mark", "keep"]:
@@ -122,14 +146,15 @@ class CompiledMapping:
         changes: list[RowChange] = []
         sources: list[int] = []
         rejected: list[tuple[int, Rejected]] = []
-        quick, key_of, values_of = not self._needs_facts, self._key_values, self._values
+        quick, key_of, values_of, respelled = not self._needs_facts, self._key_values, self._values, self._respelled
         included = self.condition.run if self.condition is not None else _always
         for index, event in enumerate(events):
             row = event.after
             if quick and row is not None and event.version and event.operation != "delete":
                 try:
                     if included(row) is True:
-                        changes.append(RowChange("upsert", key_of(event.key), values_of(row)))  # type: ignore[arg-type]  # without a key it is a TypeError
+                        key, values = key_of(event.key), values_of(row)  # type: ignore[arg-type]  # without a key it is a TypeError
+                        changes.append(RowChange("upsert", key, self._spelled(values, key) if respelled else values))
                         sources.append(index)
                         continue
                 except (Rejected, KeyError, *_WRONG_VALUES):
@@ -144,11 +169,18 @@ class CompiledMapping:
                 sources.append(index)
         return Mapped(changes, sources, rejected)
 
-    def map_row(self, row: Row) -> Values | None:
+    def map_row(self, row: Row, key: Row | None = None) -> Values | None:
         """A whole source row as target values, for comparing; None when `where` says no. Event columns are ABSENT.
 
+        `key` is the key that the row's events have: without it a mapping that `respells` gives the row's own spelling.
         Raises `Rejected` as `apply` would park it.
         """
+        values = self._mapped_row(row)
+        if values is None or key is None or not self._respelled:
+            return values
+        return self._spelled(values, self.map_key(key))
+
+    def _mapped_row(self, row: Row) -> Values | None:
         given = {**self._static, **row} if self._needs_facts else row
         try:
             if self.condition is not None and self.condition.run(given) is not True:
@@ -172,6 +204,13 @@ class CompiledMapping:
         except (Rejected, *_WRONG_VALUES) as error:
             raise self._explained(error, self.key_fields, given) from error
 
+    def _spelled(self, values: Values, key: Values) -> Values:
+        """The values with those key columns that are to be spelled as events spell them taken from the event's key."""
+        out = list(values)
+        for place, part in self._respelled:
+            out[place] = key[part]
+        return tuple(out)
+
     def _incomplete_key(self, error: KeyError) -> Rejected:
         return Rejected(
             "key_incomplete",
@@ -192,7 +231,8 @@ class CompiledMapping:
         try:
             if self.condition is not None and self.condition.run(row) is not True:
                 return self._removal(event)
-            return RowChange("upsert", self._event_key(event), self._values(row))
+            key = self._event_key(event)
+            return RowChange("upsert", key, self._spelled(self._values(row), key))
         except KeyError:
             return self._incomplete(event, row)
         except (Rejected, *_WRONG_VALUES) as error:
@@ -237,7 +277,8 @@ class CompiledMapping:
                 return None
             if included is not True:
                 return self._removal(event)
-        return RowChange("update", self._event_key(event), self._partial(self.fields, row))
+        key = self._event_key(event)
+        return RowChange("update", key, self._spelled(self._partial(self.fields, row), key))
 
     def _partial(self, fields: Sequence[Field], row: Row) -> Values:
         return tuple(self._value_or_absent(field, row) for field in fields)

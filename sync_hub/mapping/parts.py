@@ -97,6 +97,39 @@ def key_fields(spec: MappingSpec, fields: Sequence[Field], scopes: Scopes) -> li
     return out
 
 
+def respelled_keys(fields: Sequence[Field], source: Table, target: Table) -> list[int]:
+    """The places of those key fields that must be written as events spell them.
+
+    Events spell a key in one way, rows as they please: 7.5 and 7.50. Where the target takes both for one key, a row may
+    keep its spelling; elsewhere a delete would look for another key than the row has.
+    """
+    given = {column.name: _spellings(column.type) for column in source.columns}
+    taken = {column.name: column for column in target.columns}
+    declared = {column.name: column.declared or column.type for column in source.columns}
+
+    def alike(field: Field) -> bool:
+        column = taken.get(field.name)
+        if column is None or not field.column or _spellings(column.type) != given[field.column]:
+            return False
+        # Where arrays are text, the type of their elements says nothing about which of them are equal.
+        return not column.type.endswith("[]") or (column.declared or column.type) == declared[field.column]
+
+    return [
+        place
+        for place, field in enumerate(fields)
+        if any(given.get(name) for name in field.expression.reads) and not alike(field)
+    ]
+
+
+def _spellings(type_name: str) -> str:
+    """Which values this type takes for equal, if equal ones may be spelled in several ways; else empty."""
+    element = type_name.removesuffix("[]")
+    type_ = parse_type(element.rpartition(".")[2])  # citext may be in any schema
+    found = type_.kind if type_.kind in {"numeric", "float", "interval"} else ""
+    found = type_.name if type_.name in {"character", "citext"} else found
+    return found + type_name[len(element) :] if found else ""
+
+
 def row_condition(spec: MappingSpec, scopes: Scopes) -> Expression | None:
     """The row filter, which may use nothing that a row read from the source does not have."""
     if spec.where is None:

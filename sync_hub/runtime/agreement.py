@@ -5,19 +5,22 @@ Holds one view's rows in memory, and tells the truth only while nothing changes:
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from msgspec import Struct
 
 from sync_hub.mapping.apply import CompiledMapping, compile_mapping
 from sync_hub.mapping.values import comparable
+from sync_hub.ports import Source
 from sync_hub.runtime.pipelines import stored_bundle
 from sync_hub.settings import Settings
 from sync_hub.state import Pipeline, State
 
 EXAMPLES = 5
+PAGE_ROWS = 2000
 
 
 class Comparison(Struct, frozen=True):
@@ -50,8 +53,9 @@ def compare_view(settings: Settings, state: State, pipeline: Pipeline) -> Compar
         sink.open()
         target = sink.describe(mapping.spec.target_table)
         compared = [name for name in mapping.columns if name not in mapping.event_columns()]
+        mapping.fit(target)
         types = {column.name: column.type for column in target.columns}
-        expected = _mapped(mapping, source.read_rows(pipeline.table), compared)
+        expected = _mapped(mapping, source, compared)
         actual = sink.read_rows(mapping.spec.target_table, compared)
         return compare(
             pipeline.name,
@@ -104,12 +108,24 @@ def compare(
     return Comparison(name, matched, different, missing, extra, len(target) - extra, tuple(examples[:EXAMPLES]))
 
 
-def _mapped(mapping: CompiledMapping, rows: Iterable[dict[str, Any]], compared: Sequence[str]) -> Iterable[list[Any]]:
+def _mapped(mapping: CompiledMapping, source: Source, compared: Sequence[str]) -> Iterator[list[Any]]:
     places = [mapping.columns.index(column) for column in compared]
-    for row in rows:
-        values = mapping.map_row(row)
+    for row, key in _keyed(mapping, source):
+        values = mapping.map_row(row, key)
         if values is not None:
             yield [values[place] for place in places]
+
+
+def _keyed(mapping: CompiledMapping, source: Source) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
+    """All rows, with the keys that their events have where the target has them spelled so."""
+    table = mapping.source_table
+    rows = source.read_rows(table.full_name)
+    while page := list(itertools.islice(rows, PAGE_ROWS)):
+        if mapping.respells:
+            keys = [{name: row[name] for name in table.key} for row in page]
+            yield from zip(page, source.event_keys(table.full_name, keys), strict=True)
+        else:
+            yield from ((row, None) for row in page)
 
 
 def _converted(convert: Sequence[Callable[[Any], Any]], row: Sequence[Any]) -> tuple[Any, ...]:

@@ -105,8 +105,7 @@ class Extras:
         after: tuple[Any, ...] | None = None
         while left and not self._tally.stopped:
             rows, after = self._source.read_page(view.table.full_name, after, PAGE_ROWS)
-            source_keys = [view.event_key(row) for row in rows]
-            made = self._keys(view.expected(rows, source_keys))
+            made = self._keys(view.expected(rows, view.event_keys(rows, self._source)))
             for name in self._there(made):
                 left.pop(name, None)
             self._tally.turn()

@@ -65,8 +65,9 @@ class FirstLook:
         after: tuple[Any, ...] | None = None
         while not self._tally.stopped:
             rows, after = self._source.read_page(view.table.full_name, after, PAGE_ROWS, share=share)
-            values = [view.values(row) for row in rows]
-            suspects += self._compared(rows, values, self._found(values, seen), partial(self._met, seen=seen))
+            keys = view.event_keys(rows, self._source)
+            values = [view.values(row, key) for row, key in zip(rows, keys, strict=True)]
+            suspects += self._compared(rows, keys, values, self._found(values, seen), partial(self._met, seen=seen))
             if after is None or (options.sample and self._tally.report.rows_done >= options.sample):
                 break
             self._tally.slow_down()
@@ -153,7 +154,8 @@ class FirstLook:
                 return None
             known = self._by_key(there, values, (after, place or end))
             found = [None if one is None else known.pop(view.comparer.key_of(one), None) for one in values]
-            suspects += self._compared(rows, values, found, partial(_popped, known))
+            keys = [view.event_key(row) for row in rows]
+            suspects += self._compared(rows, keys, values, found, partial(_popped, known))
             extra += known
             after = place
             if after is None:
@@ -199,6 +201,7 @@ class FirstLook:
     def _compared(
         self,
         rows: Sequence[dict[str, Any]],
+        row_keys: Sequence[dict[str, Any]],
         values: Sequence[Values | None],
         found: Sequence[Values | None],
         find_others: Callable[[Sequence[Expected]], Sequence[Values | None]],
@@ -208,7 +211,7 @@ class FirstLook:
         pairs = enumerate(zip(values, found, strict=True))
         doubtful = [place for place, (one, actual) in pairs if one is None or one != actual]
         self._tally.add(rows_done=len(rows), matched=len(rows) - len(doubtful))
-        keys = [view.event_key(rows[place]) for place in doubtful]
+        keys = [row_keys[place] for place in doubtful]
         expected = view.expected([rows[place] for place in doubtful], keys)
         unwanted = [one for place, one in zip(doubtful, expected, strict=True) if values[place] is None]
         others = iter(find_others(unwanted) if unwanted else ())

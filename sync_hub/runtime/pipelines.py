@@ -192,6 +192,7 @@ class Delivery:
         refuse(check_mapping(self.mapping, table, target))
         if target is not None:
             self.target = target
+            self.mapping.fit(target)
         self.shared = len(shared_by) > 1
         if self.shared:
             sink.share(spec.target_table, shared_by)

@@ -237,6 +237,7 @@ class Run:
         target = sink.describe(mapping.spec.target_table)
         if target is None:
             raise Fatal("target_table_missing", f"there is no table {mapping.spec.target_table} in {pipeline.target}")
+        mapping.fit(target)
         return View(mapping, table, target, Comparer(mapping, target, sink))
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from sync_hub.errors import Rejected
 from sync_hub.mapping.apply import CompiledMapping
 from sync_hub.model import ChangeEvent, Table, version_prefix, version_suffix
+from sync_hub.ports import Source
 from sync_hub.runtime.compare import Comparer, Expected, expectations
 
 _VERSION: Final = version_prefix(0, 0) + version_suffix(0)
@@ -40,18 +41,30 @@ class View:
         """The key that the row's events have, as far as its values show it."""
         return {name: row[name] for name in self.table.key}
 
+    def event_keys(self, rows: Sequence[Mapping[str, Any]], source: Source) -> list[dict[str, Any]]:
+        """The keys that the rows' events have; the source is asked for their spelling only if the view has it."""
+        keys = [self.event_key(row) for row in rows]
+        if not self.mapping.respells:
+            return keys
+        spelled = source.event_keys(self.table.full_name, keys)
+        return [key if known is None else known for key, known in zip(keys, spelled, strict=True)]
+
     def ordered(self) -> bool:
         """Whether the view's key is the source's, column by column of the same types: both may have the same order."""
         fields = self.mapping.key_fields
         types = {column.name: column.declared or column.type for column in self.table.columns}
         taken = {column.name: column.declared or column.type for column in self._target.columns}
         same = all(types.get(field.column) == taken[field.name] for field in fields)
+        same = same and not self.mapping.respells
         return same and tuple(field.column for field in fields) == self.table.key
 
-    def values(self, row: dict[str, Any]) -> tuple[Any, ...] | None:
-        """The compared values that the target should have for a source row; None: none, or the row is rejected."""
+    def values(self, row: dict[str, Any], key: dict[str, Any] | None = None) -> tuple[Any, ...] | None:
+        """The compared values that the target should have for a source row; None: none, or the row is rejected.
+
+        `key` is the row's of `event_keys`; a view that is `ordered` does not need it.
+        """
         try:
-            values = self.mapping.map_row(row)
+            values = self.mapping.map_row(row, key)
         except Rejected:
             return None
         return None if values is None else self.comparer.compared(values)
