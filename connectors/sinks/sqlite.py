@@ -221,6 +221,16 @@ class SqliteSink:
             if batch.writes or batch.parked:
                 raise ValueError("a batch that writes rows must move offsets: nothing else fences it")
             return
+        try:
+            self._transact(batch, vacate=False)
+        except Rejected as error:
+            if error.code != "unique_violated" or not any(self._prepared(write).vacated for write in batch.writes):
+                raise
+            self._transact(batch, vacate=True)
+        failpoint("after_commit")
+
+    def _transact(self, batch: SinkBatch, *, vacate: bool) -> None:
+        """One transaction; with `vacate` whole rows first give up unique values that they are to lose."""
         connection = self._connection()
         with write_transaction(connection, self._lock):
             self._advance(connection, batch.offsets)
@@ -230,7 +240,7 @@ class SqliteSink:
             connection.executemany(_PARK, [parked.values(row) for row in batch.parked])
             for write in batch.writes:
                 try:
-                    self._apply(connection, write)
+                    self._apply(connection, write, vacate=vacate)
                 except sqlite3.Error as error:
                     raise classify(error, self._where(write)) from error
                 except (OverflowError, UnicodeEncodeError) as error:
@@ -241,7 +251,6 @@ class SqliteSink:
                         hint="mend the row at the source, or cast the value in the mapping",
                     ) from error
             failpoint("before_commit")
-        failpoint("after_commit")
 
     def read_rows(
         self,
@@ -383,7 +392,7 @@ class SqliteSink:
                     hint="they are loaded again; nothing was written",
                 )
 
-    def _apply(self, connection: sqlite3.Connection, write: TableWrite) -> None:
+    def _apply(self, connection: sqlite3.Connection, write: TableWrite, *, vacate: bool) -> None:
         sql = self._prepared(write)
         if write.truncate == "delete":
             for statement in sql.truncate_delete:
@@ -398,6 +407,8 @@ class SqliteSink:
         for present, rows in changes.updates.items():
             places = sql.written(present)
             _run(connection, [sql.update(places)], _rows(rows, sql.kinds(places), places))
+        if changes.upserts and vacate and sql.vacated:
+            _run(connection, [sql.vacate], _rows(changes.upserts, sql.kinds(sql.vacated), sql.vacated))
         if changes.upserts:
             _run(connection, sql.upsert, _rows(changes.upserts, sql.kinds(sql.whole), sql.whole))
 

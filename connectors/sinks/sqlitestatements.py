@@ -69,6 +69,29 @@ class SqliteStatements:
         update = [self._update(assigned, key)] if assigned else []
         return [*update, self._insert(f"not exists (select 1 from {self.name} where {key})")]
 
+    @cached_property
+    def vacated(self) -> Present:
+        """Places of the key and of columns that may be NULL for a moment, one of each other unique constraint."""
+        key = set(self._write.key)
+        places = {self._columns[place].name: place for place in self.whole}
+        free = []
+        for unique in self._table.unique:
+            columns = [self._by_name[name] for name in unique if name in places and name not in key]
+            if set(unique) != key:
+                free += [places[column.name] for column in columns if column.nullable][:1]
+        return tuple([places[name] for name in self._write.key] + free) if free else ()
+
+    @cached_property
+    def vacate(self) -> str:
+        """Give up unique values that a row is to lose, so that others may take them; for the places `vacated`."""
+        width = len(self._write.key)
+        free = {
+            self._columns[place].name: f"?{number}" for number, place in enumerate(self.vacated, 1) if number > width
+        }
+        differs = " or ".join(f"{quote(name)} is not {value}" for name, value in free.items())
+        key = self._matches(range(1, width + 1))
+        return self._update([(name, "null") for name in free], f"{key} and ({differs})")
+
     def update(self, places: Present) -> str:
         """Update the columns at these places in rows that are there; insert nothing. Empty: nothing to set."""
         assigned = self._assigned(places)

@@ -316,3 +316,25 @@ def test_changed_key_under_a_collation_that_ignores_case_on_postgresql_15(debian
         writer.write(TableWrite("customers", "codes", ("code",), columns, part))
     assert writer.rows("codes", *columns) == [("AB", "<a>2</a>")]
     writer.sink.close()
+
+
+@pytest.mark.parametrize("nullable", [True, False])
+def test_unique_values_that_swap_in_one_batch(writer: Writer, target_dsn: str, nullable: bool) -> None:
+    """Rows give up their values first where they may be NULL; what others own of the rows stays."""
+    need = "" if nullable else " not null"
+    sql(target_dsn, f"create table seats (id int primary key, seat text unique{need}, other text default 'theirs')")
+    columns = ("id", "seat")
+    writer.write(upserts("seats", columns, (1, "a"), (2, "b"), (3, "c")))
+    sql(target_dsn, "update seats set other = 'kept'")
+    swap = upserts("seats", columns, (1, "b"), (2, "c"), (3, "a"), (4, "d"))
+    if not nullable:
+        with pytest.raises(Rejected) as caught:
+            writer.write(swap)
+        assert caught.value.code == "unique_violated"
+        return
+    writer.write(swap)
+    found = sql(target_dsn, "select id, seat, other from seats order by 1")
+    assert found == [(1, "b", "kept"), (2, "c", "kept"), (3, "a", "kept"), (4, "d", "theirs")]
+    with pytest.raises(Rejected):
+        writer.write(upserts("seats", columns, (5, "d")))
+    assert sql(target_dsn, "select count(*), count(seat) from seats") == [(4, 4)]

@@ -169,6 +169,20 @@ def test_child_may_come_before_its_parent(writer: Writer, file: Path) -> None:
     assert sql(file, "select parent from child") == [(5,)]
 
 
+def test_unique_values_that_swap_in_one_batch(writer: Writer, file: Path) -> None:
+    sql(file, "create table seats (id integer primary key, seat text unique, other text default 'theirs')")
+    columns = ("id", "seat")
+    writer.write(write("seats", columns, (1, "a"), (2, "b"), (3, "c")))
+    sql(file, "update seats set other = 'kept'")
+    writer.write(write("seats", columns, (1, "b"), (2, "c"), (3, "a"), (4, "d")))
+    found = sql(file, "select id, seat, other from seats order by 1")
+    assert found == [(1, "b", "kept"), (2, "c", "kept"), (3, "a", "kept"), (4, "d", "theirs")]
+    with pytest.raises(Rejected) as caught:
+        writer.write(write("seats", columns, (5, "d")))
+    assert caught.value.code == "unique_violated"
+    assert sql(file, "select count(*), count(seat) from seats") == [(4, 4)]
+
+
 def test_generated_columns_are_left_to_sqlite(writer: Writer, file: Path) -> None:
     sql(file, "create table t (id integer primary key, price int, total int generated always as (price * 2) stored)")
     columns = ("id", "price", "total")
