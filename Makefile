@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 TESTING := $(VENV)/.testing
 WORKERS ?= 2
 
-.PHONY: help demo test lint types check-servers bench format clean
+.PHONY: help demo test lint types check-servers chaos bench format clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -38,6 +38,9 @@ check-servers: $(TESTING)
 
 test: $(TESTING) check-servers lint types  ## linters, types and all tests, on real servers
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --reruns 2
+
+chaos: $(TESTING) check-servers  ## ROUNDS=200 of faults at random, BROKER=embedded|kafka|both, SEED= to repeat
+	$(BIN)/python -m tests.chaos --rounds $(or $(ROUNDS),20) --broker $(or $(BROKER),both) --seed $(or $(SEED),0)
 
 bench: $(TESTING)  ## what this machine reaches, with row counts
 	$(BIN)/python -m benchmarks
