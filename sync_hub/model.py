@@ -340,6 +340,11 @@ class Parked(Struct, frozen=True):
         return self.state in ("parked", "waiting")
 
     @property
+    def has_record(self) -> bool:
+        """Whether what was in the topic was read with it."""
+        return self.record_key is not None or self.record_value is not None
+
+    @property
     def id(self) -> str:
         """What people call it."""
         return f"{self.pipeline}:{self.partition}-{self.seq}"

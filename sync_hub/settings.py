@@ -87,9 +87,10 @@ class Http(_Model):
 
 
 class Topics(_Model):
-    """How long the embedded log keeps what every pipeline has read."""
+    """How long the embedded log keeps what every pipeline has read; and whether what is parked is copied to a topic."""
 
     keep: float = 7 * 86400
+    parked: bool = False
 
     _duration = field_validator("keep", mode="before")(duration_seconds)
 

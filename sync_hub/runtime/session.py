@@ -22,6 +22,7 @@ from sync_hub.runtime import parking
 from sync_hub.runtime.batch import Decoded, Item, Work, coalesce, decoded, halves, rebased, select, stages, superseded
 from sync_hub.runtime.compare import Comparer, expectations, judge, repairs
 from sync_hub.runtime.control import Control
+from sync_hub.runtime.parked_topic import ParkedTopic
 from sync_hub.runtime.pipelines import Delivery
 from sync_hub.runtime.replay import Plan, Replay
 from sync_hub.settings import Settings
@@ -47,6 +48,7 @@ class Session:
         self._broker = broker
         self._state = state
         self._limits = settings.limits
+        self._copies = ParkedTopic(settings.hub.name, broker) if settings.topics.parked else None
         self._control = control
         self._subscription: Subscription | None = None
         self._barrier_at = 0.0
@@ -220,6 +222,8 @@ class Session:
         failpoint("after_write")
         for plan in plans:
             plan.one.written(moved(plan), len(plan.work.items), plan.parked)
+            if plan.parked and self._copies is not None:
+                self._copies.publish(plan.parked)
 
     def _isolate(self, one: Delivery, work: Work, polled: Sequence[Item]) -> None:
         """Write one pipeline's work alone, by halves, until the record that the target refuses is found and parked.

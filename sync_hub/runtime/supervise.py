@@ -25,8 +25,10 @@ from sync_hub.alerts.receivers import load as load_receivers
 from sync_hub.alerts.receivers import names as receiver_names
 from sync_hub.errors import ConfigError, SyncHubError, Unavailable
 from sync_hub.model import TopicPartition
+from sync_hub.ports import Broker
 from sync_hub.runtime import logs, worker
 from sync_hub.runtime.control import RESTARTS_VARIABLE
+from sync_hub.runtime.parked_topic import topic_name as parked_topic_name
 from sync_hub.runtime.pipelines import register
 from sync_hub.runtime.retry import Backoff
 from sync_hub.settings import Settings
@@ -241,7 +243,7 @@ def housekeeping(settings: Settings, state: State) -> None:
         forget_alerts(settings, state)
         broker = settings.new_broker()
         try:
-            broker.retain(lowest_offsets(state), settings.topics.keep)
+            broker.retain(lowest_offsets(state) | _parked_ends(settings, broker), settings.topics.keep)
         finally:
             broker.close()
     except SyncHubError as error:
@@ -253,6 +255,14 @@ def forget_alerts(settings: Settings, state: State) -> None:
     given_up = state.alerts.forget(receiver_names(settings.alerts.to), time.time())
     if given_up:
         LOG.warning("%d alerts were given up: their receiver took none for a week", given_up, extra={"action": "alert"})
+
+
+def _parked_ends(settings: Settings, broker: Broker) -> dict[TopicPartition, int]:
+    """Copies of what is parked are kept for their time, whoever reads them."""
+    topic = parked_topic_name(settings.hub.name)
+    if not settings.topics.parked or topic not in broker.topics():
+        return {}
+    return {TopicPartition(topic, partition): end for partition, end in broker.end_offsets(topic).items()}
 
 
 def lowest_offsets(state: State) -> dict[TopicPartition, int]:

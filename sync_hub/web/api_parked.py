@@ -60,7 +60,9 @@ def routes(reader: HealthReader) -> APIRouter:
         try:
             (row,) = parked.find(reader.settings, reader.state, found, records=True)
         except ConfigError as error:
-            raise HTTPException(404, {"code": "unknown_parked", "message": error.message, "hint": error.hint}) from error
+            raise HTTPException(
+                404, {"code": "unknown_parked", "message": error.message, "hint": error.hint}
+            ) from error
         return parked.document(row) | {"event": parked.event(row)}
 
     @router.post("/retry")

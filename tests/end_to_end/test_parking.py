@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from connectors.local_postgres import LocalPostgres
+from sync_hub.model import Record, TopicPartition
 from tests.end_to_end.hub import wait_until
 from tests.end_to_end.lab import execute, frozen
 from tests.end_to_end.test_snapshots import Loads
@@ -72,6 +73,17 @@ class Parks(Loads):
             raise AssertionError(f"{error}: {self.parked(pipeline, closed=True)}\n{self.log()[-3000:]}") from error
         return self.parked(pipeline)
 
+    def copies(self) -> list[Record]:
+        """What was copied to the topic of parked records."""
+        broker, topic = self.settings.new_broker(), f"{self.name}.parked"
+        try:
+            starts, ends = broker.start_offsets(topic), broker.end_offsets(topic)
+            places = [(partition, at) for partition, end in ends.items() for at in range(starts[partition], end)]
+            found = [broker.fetch(TopicPartition(topic, partition), at) for partition, at in places]
+            return [record for record in found if record is not None]
+        finally:
+            broker.close()
+
     def state_of_last(self, pipeline: str, key: dict[str, Any]) -> str:
         """What became of the last record of a key."""
         wanted = json.dumps(key, separators=(",", ":"))
@@ -103,6 +115,7 @@ def hub(
             )
         lab = Parks(folder, f"p{uuid.uuid4().hex[:8]}", source, target, MAPPINGS, broker=broker)
         lab.config.write_text(lab.config.read_text() + "retry: {first: 0.5s, factor: 1, attempts: 1000}\n")
+        lab.config.write_text(lab.config.read_text() + "topics: {parked: true}\n")
         lab.start()
         lab.settle()
         yield lab
@@ -135,6 +148,10 @@ def test_one_bad_row_among_many_is_parked_and_everything_else_flows(lab: Parks) 
     execute(lab.source, "insert into accounts values (2001, 'after', 1, null, true)")
     lab.until([(1,)], "select count(*) from account_view where id = 2001")
     wait_until(lambda: lab.health()["pipelines"]["accounts"]["parked"] == 1, "health tells")
+    copy = next(record for record in lab.copies() if record.key == b'{"id":700}')
+    headers = dict(copy.headers or [])
+    assert (headers["sync_hub_code"], headers["sync_hub_id"]) == (b"check_violated", row.id.encode())
+    assert b'"balance":"-1.0000"' in (copy.value or b"")
     assert lab.state_of("accounts") == "running"
 
 
