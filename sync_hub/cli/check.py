@@ -75,7 +75,8 @@ class Check:
         self._part("installation", registry.refuse_foreign_connectors)
         self._part("hub.state", self._state)
         self._part("http", self._http)
-        self._part("alerts", self._alerts)
+        if settings.alerts.to:
+            self._part("alerts", self._alerts)
         self._part("broker", self._broker)
         for name in settings.sources:
             self._part(f"sources.{name}", partial(self._source, name))

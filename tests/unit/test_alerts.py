@@ -207,6 +207,7 @@ def test_a_state_that_does_not_answer_is_told_from_memory(world: Watched) -> Non
     assert [text.title for text in world.sender.unstored] == ["[acme] failing: state_unavailable (hub)"]
     world.passes(8, well=False)
     Path(f"{file}.away").rename(file)
+    world.passes(3, well=False)
     world.passes(4)
     assert len(world.sender.unstored) == 1
     assert world.told() == [], "workers could not beat: nobody has lost them"
