@@ -22,7 +22,7 @@ from sync_hub.mapping.spec import MappingSpec, parse_spec
 from sync_hub.model import Finding, Offset, Parked, SinkBatch, Table, TopicInfo
 from sync_hub.ports import BlockSink, Broker, Sink
 from sync_hub.runtime.control import Rate
-from sync_hub.runtime.parking import Held, Share
+from sync_hub.runtime.parking import Held, Share, closed, with_seqs
 from sync_hub.settings import Settings
 from sync_hub.state import Pipeline, State
 
@@ -244,7 +244,8 @@ class Delivery:
     def _adopt(self, rows: Sequence[Offset], sink: Sink, broker: Broker) -> list[Offset]:
         """Fit the offset rows to the mapping and the topic as they are now: all rows are about to be loaded again.
 
-        Reading goes on where it stood if that place is still in the same topic, else at its end.
+        Reading goes on where it stood if that place is still in the same topic, else at its end. What is parked gives
+        way to the rows that come: one that is gone from the source has no event that would take its place.
         """
         starts, ends = broker.start_offsets(self.topic), {row.partition: row for row in self._at_end(broker)}
         known = {row.partition: row for row in rows if row.topic == self.topic and row.partition in ends}
@@ -253,9 +254,12 @@ class Delivery:
             for place, row in known.items()
         )
         moved = [(row, replace(row, mapping_hash=self.mapping.hash) if same else ends[p]) for p, row in known.items()]
-        moved = [pair for pair in moved if pair[0] != pair[1]]
+        now = time.time()
+        given_up = [closed(row, "superseded", now) for row in sink.find_parked([self.name]) if row.partition in known]
+        pairs = with_seqs({before.partition: (before, after) for before, after in moved}, given_up)
+        moved = [pair for pair in pairs.values() if pair[0] != pair[1]]
         if moved:
-            sink.write(SinkBatch(moved, []))
+            sink.write(SinkBatch(moved, [], given_up))
         sink.start_offsets([row for place, row in ends.items() if place not in known])
         return sink.load_offsets([self.name])
 

@@ -247,6 +247,18 @@ def test_verification_reports_what_is_parked_apart(lab: Parks) -> None:
     assert lab.cli("verify", "notes").returncode == 0
 
 
+def test_loading_a_view_again_takes_the_place_of_what_was_parked(lab: Parks) -> None:
+    execute(lab.source, "insert into orders values (1, 'x', 1, 'bad'), (2, 'y', 1, 'bad'), (3, 'z', 1, 'good')")
+    (first, second) = lab.holds("notes", {"shop": 1, "number": "x"}, {"shop": 2, "number": "y"})
+    lab.state.reload(["notes"], "asked")
+    lab.proven()
+    lab.holds("notes", {"shop": 1, "number": "x"}, {"shop": 2, "number": "y"})
+    states = {row.id: row.state for row in lab.parked("notes", closed=True)}
+    assert (states[first.id], states[second.id]) == ("superseded", "superseded")
+    assert len({row.id for row in lab.parked("notes")} & {first.id, second.id}) == 0
+    lab.until([(3,)], "select shop from note_view")
+
+
 # What people do about it
 
 
