@@ -55,6 +55,10 @@ class Held:
         """Keys whose oldest record is to be tried again now, each with all that is held for it."""
         return [rows for rows in self._keys.values() if rows[0].next_at is not None and rows[0].next_at <= now]
 
+    def waiting(self) -> list[Parked]:
+        """All that is held for keys whose oldest record another row may solve."""
+        return [row for rows in self._keys.values() if rows[0].code in WAITING_FOR_ROWS for row in rows]
+
     def store(self, rows: Iterable[Parked]) -> None:
         """Take in rows as they are now in the target."""
         for row in rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from sync_hub.envelope import decode, topic_name
@@ -67,9 +67,26 @@ class Replay:
         self._look_at = time.monotonic() + LOOK_SECONDS
         now = time.time()
         due = [(one, rows) for one in deliveries for rows in one.held.due(now)]
+        if any(rows[0].code in parking.WAITING_FOR_ROWS for _, rows in due) and self._together(deliveries):
+            due = [pair for pair in due if pair[1][0].code not in parking.WAITING_FOR_ROWS]
         due.sort(key=lambda pair: (pair[1][0].next_at or 0.0, pair[1][0].seq))
         self._until = time.monotonic() + TURN_SECONDS
         self._try(due[:KEYS_PER_TURN])
+
+    def _together(self, deliveries: Sequence[Delivery]) -> bool:
+        """Whether all rows that wait for others are applied now, in one transaction.
+
+        Rows that wait for one another fit only together, and would never be due in the same turn.
+        """
+        waiting = [(one, one.held.waiting()) for one in deliveries if one.held.waiting()]
+        if sum(len(rows) for _, rows in waiting) > KEYS_PER_TURN:
+            return False
+        try:
+            self._write([self._attempt(one, rows) for one, rows in waiting])
+        except (Rejected, Fatal):  # which of them it is about is found out one by one
+            return False
+        self._tell(waiting)
+        return True
 
     def _try(self, due: Sequence[tuple[Delivery, list[Parked]]]) -> None:
         """Apply all that is held for these keys; where it is refused, by halves, until it is known for which.
@@ -94,7 +111,10 @@ class Replay:
                 self._try(due[middle:])
             return
         failpoint("after_replay")
-        for one, rows in held.values():
+        self._tell(held.values())
+
+    def _tell(self, applied: Iterable[tuple[Delivery, list[Parked]]]) -> None:
+        for one, rows in applied:
             text, facts = "pipeline %s: applied %d parked, the first %s", {"action": "replay", "pipeline": one.name}
             LOG.info(text, one.name, len(rows), rows[0].id, extra=facts)
 
