@@ -23,10 +23,11 @@ from tests.chaos.world import TABLES, World, rows
 from tests.end_to_end.hub import wait_until
 
 GREEN_SECONDS = 10.0
-SETTLE_SECONDS = 60.0
+SETTLE_SECONDS = 150.0
 WORKER_MEMORY_KB = 300_000
 RETAINED_BYTES = 32_000_000
-SAMPLE_SECONDS = 0.2
+SAMPLE_SECONDS = 0.5
+LOOK_SECONDS = 0.3
 OPERATIONS = {"create": "c", "update": "u", "delete": "d", "truncate": "t"}
 CRM = ("parents", "children", "items", "items_copy")
 VIEWS = (
@@ -208,6 +209,7 @@ class Audit:
         document: dict[str, Any] = {}
 
         def ok() -> bool:
+            threading.Event().wait(LOOK_SECONDS)  # looking must not be what the hub waits for
             document.update(self._world.lab.health())
             return bool(document["status"] == "ok")
 
@@ -222,6 +224,7 @@ class Audit:
         seen: list[Any] = []
 
         def applied_or_parked() -> bool:
+            threading.Event().wait(LOOK_SECONDS)
             bad = {
                 f"{shop}/{number}" for shop, number in self._source("select shop, number from items where note = 'bad'")
             }

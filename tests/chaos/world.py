@@ -18,6 +18,7 @@ import psycopg
 from connectors.local_postgres import LOGICAL, LocalPostgres
 from sync_hub import settings as configuration
 from sync_hub.errors import Unavailable
+from sync_hub.web.reader import HealthReader
 from tests.chaos.application import ROWS, SCHEMA, TRIGGERS
 from tests.end_to_end.hub import wait_until
 from tests.end_to_end.lab import Lab, execute, is_alive
@@ -166,6 +167,18 @@ class Disk:
             subprocess.run(["umount", "-l", str(self.folder)], check=True)
 
 
+class WatchedLab(Lab):
+    """A lab that is asked for its health again and again: it reads it as the console does, once a second."""
+
+    reader: HealthReader | None = None
+
+    def health(self) -> dict[str, Any]:
+        """The health document, up to a second old."""
+        if self.reader is None or self.reader.settings is not self.settings:
+            self.reader = HealthReader(self.settings, self.state)
+        return self.reader.document()
+
+
 class World:
     """Servers, proxies, a disk and a hub, in one folder. `start` them; `heal` ends every fault; `close` stops all."""
 
@@ -210,7 +223,7 @@ class World:
         """A hub over the same state, topics and targets; its log is outside of the disk that may be full."""
         folder.mkdir(exist_ok=True)
         port = self.kafka_proxy.port if self.kafka_proxy else 0
-        lab = Lab(
+        lab = WatchedLab(
             folder,
             self.name,
             self.source.through_proxy,
