@@ -116,9 +116,9 @@ def export(
     context: typer.Context, names: Names = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to.")] = None,
     error: Code = "", key: Key = "", since: Since = None, until: Until = None, closed: Closed = False,
-    config: Config = None,
+    config: Config = None, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Records with their events, one JSON object a line."""
+    """Records with their events, one JSON object a line; with --json one list of them."""
     from sync_hub.web import parked
 
     with _Hub(context, config) as hub:
@@ -126,8 +126,11 @@ def export(
         rows = parked.find(hub.settings, hub.state, wanted, records=True)
     documents = [parked.document(row) | {"event": parked.event(row)} for row in rows]
     if output is None:
-        for one in documents:
-            print_json_line(one)
+        if as_json:
+            print_json(documents)
+        else:
+            for one in documents:
+                print_json_line(one)
         return
     try:
         output.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in documents))

@@ -49,7 +49,7 @@ def test_the_consumer_ends_with_the_state_that_the_page_shows(kafka_address: str
         broker.create_topics([topic])
         broker.publish([*records, *records[:4], tombstone])
         assert broker.flush(30)
-    replaced = {"erp.public.customers": topic, "newsletter": topic, "=5000": "=2000"}
+    replaced = {"erp.public.customers": topic, "newsletter": topic, "=5000": "=4000"}
     shell = Shell(tmp_path, replaced)
     try:
         shell.run(f"export KAFKA={kafka_address}")
