@@ -225,8 +225,8 @@ CHOICES = {
     Application.delete_child: 4,
     Application.savepoint: 6,
     Application.upsert_item: 16,
-    Application.bulk: 0.04,
-    Application.purge: 0.1,
+    Application.bulk: 0.03,
+    Application.purge: 0.06,
     Application.clear_items: 0.2,
     Application.clear_children: 0.2,
 }
