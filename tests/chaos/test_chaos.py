@@ -9,7 +9,7 @@ import pytest
 from tests.chaos.rounds import run
 from tests.chaos.world import Broker
 
-SEEDS = {"embedded": [9, 13, 23, 36, 40], "kafka": [7, 9, 23, 24, 27]}
+SEEDS = {"embedded": [9, 13], "kafka": [7]}
 SECONDS = 2.0
 
 
@@ -18,4 +18,4 @@ SECONDS = 2.0
 def test_faults_at_random_lose_double_and_disorder_nothing(broker: Broker, server_folder: Path) -> None:
     outcomes = run(broker, SEEDS[broker], server_folder / f"chaos-{broker}", tell=print, seconds=SECONDS)
     assert [f"{one}\n{one.error}\nkept: {one.folder}" for one in outcomes if one.error] == []
-    assert sum(one.changes for one in outcomes) > 1000
+    assert sum(one.changes for one in outcomes) > 300
