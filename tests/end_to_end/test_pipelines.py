@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from connectors.local_postgres import LocalPostgres
+from sync_hub.model import Parked
 from tests.end_to_end.hub import wait_until
 from tests.end_to_end.lab import Lab, execute, query
 from tests.servers.postgres import database
@@ -147,50 +148,45 @@ def test_two_mappings_write_one_table_and_own_their_columns(lab: Lab) -> None:
     lab.until([(5, "Bea", "w")], people)
 
 
-def test_a_row_that_the_mapping_cannot_map_stops_its_pipeline_alone(lab: Lab) -> None:
+def parked(lab: Lab, pipeline: str, target: str = "crm") -> list[Parked]:
+    """What a pipeline holds."""
+    sink = lab.settings.sink(target)
+    try:
+        return list(sink.find_parked([pipeline]))
+    finally:
+        sink.close()
+
+
+def test_a_row_that_the_mapping_cannot_map_holds_up_nothing_but_itself(lab: Lab) -> None:
     execute(
         lab.source,
         "insert into accounts values (20, 'before', 2, null)",
         "insert into accounts values (21, 'x', 0, null)",
     )
     execute(lab.source, "insert into accounts values (22, 'after', 4, null)")
-    error = lab.becomes("ratio", "failed")["error"]
-    assert error["code"] == "division_by_zero"
-    assert "ratio" in error["message"]
-    assert "share" in error["message"]
-    assert "21" in error["message"]
-    lab.until([(50,)], "select share from ratio where id = 20")
+    (row,) = wait_until(lambda: parked(lab, "ratio"), "it is parked")
+    assert row.code == "division_by_zero"
+    for part in ("ratio", "share", "21"):
+        assert part in row.message
+    lab.until([(50,), (25,)], "select share from ratio where id in (20, 22) order by id")
     lab.until(
         [(20, "before"), (21, "x"), (22, "after")], "select id, name from person where id between 20 and 22 order by id"
     )
-    problem = lab.problem("pipeline_failed", "pipeline:ratio")
-    assert problem["affects"] == ["ratio"]
+    assert lab.problem("parked", "pipeline:ratio")["affects"] == ["ratio"]
 
 
-def test_a_row_that_the_target_refuses_stops_its_pipeline_until_it_is_taken(lab: Lab) -> None:
+def test_a_row_that_the_target_refuses_is_told_with_its_key_and_its_constraint(lab: Lab) -> None:
     execute(lab.target, "alter table person add constraint short check (length(name) < 10)")
     execute(lab.source, "insert into accounts values (30, 'much too long', 1, null)")
     execute(lab.source, "insert into accounts select n, 'fits', 1, null from generate_series(31, 40) n")
-    error = lab.becomes("person_name", "failed")["error"]
-    assert error["code"] == "check_violated"
+    (row,) = wait_until(lambda: parked(lab, "person_name"), "it is parked")
     for part in ("public.accounts {'id': 30}", "person_name into person", "short", "SQLSTATE 23514"):
-        assert part in error["message"]
-    assert error["hint"]
-    assert "is tried again" in lab.resume("person_name")
-    wait_until(lambda: lab.log().count("pipeline person_name stopped") == 2, "it is tried, and refused again")
-    lab.becomes("person_name", "failed")
+        assert part in row.message
+    assert (row.code, row.sqlstate, bool(row.hint)) == ("check_violated", "23514", True)
+    lab.until([(10,)], "select count(name) from person where id between 30 and 40")
     execute(lab.target, "alter table person drop constraint short")
-    lab.resume("crm")
-    lab.until([(11,)], "select count(*) from person where id between 30 and 40")
-
-
-def test_a_row_that_is_mended_at_the_source_is_taken(lab: Lab) -> None:
-    execute(lab.target, "alter table person add constraint polite check (name <> 'rude')")
-    execute(lab.source, "insert into accounts values (45, 'rude', 1, null)")
-    lab.becomes("person_name", "failed")
-    execute(lab.source, "update accounts set name = 'kind' where id = 45")
-    lab.resume("person_name")
-    lab.until([("kind",)], "select name from person where id = 45")
+    assert lab.cli("parked", "retry", "--pipeline", "person_name").returncode == 0
+    lab.until([(11,)], "select count(name) from person where id between 30 and 40")
 
 
 def test_a_row_too_large_for_its_topic_is_never_an_empty_row(lab: Lab) -> None:
@@ -200,11 +196,11 @@ def test_a_row_too_large_for_its_topic_is_never_an_empty_row(lab: Lab) -> None:
     lab.until([("small",)], "select name from person where id = 50")
     long = f"select string_agg(md5(n::text), '') from generate_series(1, {LIMIT_BYTES // 16}) n"
     execute(lab.source, f"update accounts set name = ({long}) where id = 50")
-    error = lab.becomes("person_name", "failed")["error"]
-    assert error["code"] == "row_too_large"
-    assert "public.accounts {'id': 50}" in error["message"]
-    assert "bytes" in error["message"]
-    assert "limit" in error["hint"]
+    (row,) = wait_until(lambda: [one for one in parked(lab, "person_name") if one.key == '{"id":50}'], "it is parked")
+    assert row.code == "row_too_large"
+    for part in ("public.accounts {'id': 50}", "bytes"):
+        assert part in row.message
+    assert "limit" in row.hint
     assert query(lab.target, "select id, name from person where id = 50") == [(50, "small")]
     assert query(lab.target, "select 1 from person where name is null and owner is null") == []
 
