@@ -427,14 +427,14 @@ def test_tail_follows_until_it_is_interrupted(running: Project) -> None:
     )
     assert process.stdout
     assert process.stderr
-    assert '{"a":1,"b":"x"}' in process.stdout.readline()
+    assert '{"a":' in process.stdout.readline()
     with psycopg.connect(running.dsn, autocommit=True) as connection:
-        connection.execute("insert into pairs values (2, e'\\x1b[31m', null)")
+        connection.execute("insert into pairs select max(a) + 1, e'\\x1b[31m', null from pairs")
     line = process.stdout.readline()
     assert "create" in line
     assert "\x1b" not in line, "what a row holds never reaches the terminal as a control character"
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
+    assert process.wait(30) == 130
     assert process.stderr.read() == ""
 
 
