@@ -15,6 +15,15 @@ from connectors.local_postgres import LOGICAL, LocalPostgres
 from tests.servers.kafka import SharedKafka
 from tests.servers.postgres import database, running
 
+REPEATED_LINES = 40
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell why a test had to be repeated, also when it passed in the end: that may be a defect that is seldom seen."""
+    for report in terminalreporter.stats.get("rerun", []):
+        terminalreporter.section(f"repeated: {report.nodeid}", sep="-")
+        terminalreporter.write_line("\n".join(report.longreprtext.splitlines()[-REPEATED_LINES:]))
+
 
 @pytest.fixture(scope="session")
 def server_folder() -> Iterator[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from connectors.sinks import parked
 from connectors.sinks.changes import Present, by_kind, flag_column
 from connectors.sinks.sqlitecatalog import Described, describe, quote
 from connectors.sinks.sqlitestatements import SqliteStatements
-from connectors.sinks.sqlitetypes import Kind, created_type, to_column, to_wire
+from connectors.sinks.sqlitetypes import Kind, created_type, to_column, to_key, to_wire
 from connectors.sqlite import (
     WriteLock,
     classify,
@@ -284,7 +284,7 @@ class SqliteSink:
         """The row of each key: see `Sink.find_rows`."""
         described, select = self._select(table, columns, mapping)
         where = " and ".join(f"{quote(name)} = ?" for name in key)
-        stored = _rows(keys, [_kind(described, name) for name in key]) if keys else []
+        stored = _rows(keys, [_kind(described, name) for name in key], convert=to_key) if keys else []
         with read_transaction(self._connection(), self._path) as connection:
             read = [connection.execute(f"{select} and {where}", values).fetchone() for values in stored]
         found = iter(_wire([row for row in read if row], [_kind(described, name) for name in columns]))
@@ -401,7 +401,7 @@ class SqliteSink:
             connection.execute(sql.truncate_mark, next(iter(_rows([write.mark_values], sql.marks))))
         changes = by_kind(write)
         if changes.deletes:
-            _run(connection, sql.delete, _rows(changes.deletes, sql.deleted))
+            _run(connection, sql.delete, _rows(changes.deletes, sql.deleted, convert=to_key))
         if changes.marks:
             _run(connection, [sql.mark], _rows(changes.marks, sql.deleted + sql.marks))
         for present, rows in changes.updates.items():
@@ -422,12 +422,18 @@ def _run(connection: sqlite3.Connection, statements: Iterable[str], rows: list[t
             connection.executemany(statement, rows)
 
 
-def _rows(rows: Sequence[Sequence[Any]], kinds: Sequence[Kind], places: Present | None = None) -> list[tuple[Any, ...]]:
+def _rows(
+    rows: Sequence[Sequence[Any]],
+    kinds: Sequence[Kind],
+    places: Present | None = None,
+    *,
+    convert: Callable[[Sequence[Any], Kind], Sequence[Any]] = to_column,
+) -> list[tuple[Any, ...]]:
     """Rows as they are bound: converted by kind, and cut to these places."""
     columns = list(zip(*rows, strict=True))
     if places is not None:
         columns = [columns[place] for place in places]
-    return list(zip(*map(to_column, columns, kinds), strict=True))
+    return list(zip(*map(convert, columns, kinds), strict=True))
 
 
 def _wire(rows: Sequence[tuple[Any, ...]], kinds: Sequence[Kind]) -> Iterator[tuple[Any, ...]]:

@@ -82,6 +82,22 @@ def to_column(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
     return [None if value is None or value is ABSENT else convert(value) for value in values]
 
 
+def to_key(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
+    """One column of keys to look for. What the column's type cannot mean is looked for as it is: SQLite keeps it so."""
+    try:
+        found = to_column(values, kind)
+    except Rejected:
+        found = [_key(value, kind) for value in values]
+    return [str(value) if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63 else value for value in found]
+
+
+def _key(value: Any, kind: Kind) -> Any:
+    try:
+        return to_column([value], kind)[0]
+    except Rejected:
+        return value if isinstance(value, str | int | float) else str(value)
+
+
 def to_wire(values: Sequence[Any], kind: Kind) -> Sequence[Any]:
     """One column as SQLite returns it, as wire values."""
     if kind in ("integer", "real"):
