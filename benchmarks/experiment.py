@@ -1,0 +1,174 @@
+"""Which comparisons are made, and making them: rounds over the subjects, each result written down at once."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.databases import Servers
+from benchmarks.legs import LEGS, Figures, Leg
+from benchmarks.subjects import Subject
+from benchmarks.verification import scheduled, verify
+from benchmarks.workloads import WORKLOADS, Workload
+
+ALL_LEGS: dict[str, Leg] = LEGS | {"verify": verify, "scheduled": scheduled}
+HUBS = ("confluent", "kafka-python", "embedded")
+LIMITS = ("postgres", "pg_recvlogical", "copy")
+PEERS = ("debezium",)
+SUBJECTS = (*HUBS, *LIMITS, *PEERS)
+SNAPSHOT_ROWS = 1_000_000
+WARM_UP_ROWS = 20_000
+AGAIN = "again"
+"""The series of the first subject's second run in each round: what differs between its two series is noise."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One leg on one workload by some subjects."""
+
+    leg: str
+    workload: Workload
+    subjects: tuple[str, ...]
+    rows: int
+
+
+def _every(leg: str, workloads: str, subjects: Sequence[str]) -> list[tuple[str, str, Sequence[str]]]:
+    return [(leg, workload, subjects) for workload in workloads.split()]
+
+
+PLAN = [
+    *_every("capture", "a", SUBJECTS),
+    *_every("deliver", "a b c", SUBJECTS),
+    *_every("end-to-end", "a b c d e", SUBJECTS),
+    *_every("latency", "i1000 i5000", SUBJECTS),
+    *_every("snapshot", "a", SUBJECTS),
+    *_every("end-to-end", "a10 f g h1 h2 h4 h8", ("confluent",)),
+    *_every("verify", "a", ("confluent",)),
+    *_every("scheduled", "a", ("confluent",)),
+]
+"""What is measured unless told otherwise; subjects that cannot do a leg are left out."""
+
+
+def planned(
+    legs: Sequence[str],
+    workloads: Sequence[str],
+    subjects: Sequence[str],
+    rows: int | None,
+    able: Callable[[str], Iterable[str]],
+) -> list[Comparison]:
+    """The comparisons of `PLAN` that were chosen; a workload that was named is measured in every leg that was named."""
+    plan = [(leg, workload, names) for leg, workload, names in PLAN if leg in legs]
+    if workloads:
+        known = {(leg, workload): names for leg, workload, names in plan}
+        plan = [(leg, one, known.get((leg, one), SUBJECTS)) for leg in legs for one in workloads if _fits(leg, one)]
+    found = []
+    for leg, name, names in plan:
+        chosen = tuple(one for one in subjects if (one in names or workloads) and leg in able(one))
+        if chosen:
+            workload = WORKLOADS[name]
+            found.append(Comparison(leg, workload, chosen, _rows(leg, workload, rows)))
+    return found
+
+
+def _fits(leg: str, workload: str) -> bool:
+    return (leg == "latency") == (WORKLOADS[workload].per_second > 0)
+
+
+def _rows(leg: str, workload: Workload, rows: int | None) -> int:
+    if leg == "latency":
+        return max(workload.rows if rows is None else rows, 3 * workload.per_second)
+    if rows is None:
+        return SNAPSHOT_ROWS if leg == "snapshot" else workload.rows
+    return rows * workload.scale
+
+
+def run(
+    comparisons: Sequence[Comparison],
+    subjects: dict[str, Subject],
+    servers: Servers,
+    repeats: int,
+    results: Path,
+) -> None:
+    """Make the comparisons. Every result is appended to `results` as soon as it is known, and told."""
+    for comparison in comparisons:
+        try:
+            _compare(comparison, subjects, servers, repeats, results)
+        finally:
+            for name in comparison.subjects:
+                subjects[name].close()
+
+
+def _compare(
+    comparison: Comparison, subjects: dict[str, Subject], servers: Servers, repeats: int, results: Path
+) -> None:
+    first, *others = comparison.subjects
+    series = [(first, ""), *((name, "") for name in others), (first, AGAIN)]
+    for number in range(1, repeats + 1):
+        for name, which in series if repeats > 1 else series[:-1]:
+            if subjects[name].warm_up():
+                _measure(comparison.leg, comparison.workload, _warm_up_rows(comparison), subjects[name], servers)
+            figures = _measure(comparison.leg, comparison.workload, comparison.rows, subjects[name], servers)
+            result = {
+                "leg": comparison.leg,
+                "workload": comparison.workload.name,
+                "subject": name,
+                "series": which,
+                "round": number,
+                "asked_rows": comparison.rows,
+                "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            } | figures
+            append(results, result)
+            print(line(result), flush=True)
+
+
+def _warm_up_rows(comparison: Comparison) -> int:
+    if comparison.workload.per_second:
+        return 3 * comparison.workload.per_second
+    return min(WARM_UP_ROWS, comparison.rows)
+
+
+def _measure(leg: str, workload: Workload, rows: int, subject: Subject, servers: Servers) -> Figures:
+    """One run. Whatever goes wrong in it is its result."""
+    started = time.monotonic()
+    figures: Figures = {}
+    try:
+        with servers.databases(workload, rows) as databases:
+            session = subject.session(databases)
+            try:
+                figures = ALL_LEGS[leg](session, databases)
+            finally:
+                session.close()
+    except Exception as error:  # a leg that fails is printed as failed, and the others go on
+        text = " ".join(str(error).split())
+        figures = {"error": f"{type(error).__name__}: {text[:500]}"}
+    wrong = figures.pop("error", "") or figures.pop("difference", "")
+    return {"ok": not wrong, "error": wrong} | figures | {"whole_seconds": round(time.monotonic() - started, 1)}
+
+
+def append(results: Path, entry: dict[str, Any]) -> None:
+    """One line of JSON more."""
+    with results.open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def line(result: dict[str, Any]) -> str:
+    """A result for those who watch."""
+    where = (
+        f"{result['leg']:10} {result['workload']:5} {result['subject']:14} {result['round']}{result['series'][:1]:1}"
+    )
+    if not result["ok"]:
+        return f"{where} FAILED: {result['error']}"
+    latency = result.get("latency_ms")
+    told = (
+        " ".join(f"{name} {value}" for name, value in latency.items()) + " ms"
+        if latency
+        else f"{result['rows_per_second']:,} rows/s"
+    )
+    cost = (
+        f", {result['cpu_us_per_row']} µs of CPU a row, {result['peak_mb']:,} MB" if "cpu_us_per_row" in result else ""
+    )
+    return f"{where} {told}{cost}; {result['rows']:,} rows, {result.get('note', 'equal')}"

@@ -1,0 +1,135 @@
+"""From single results to medians, spread and noise. Pure."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.experiment import AGAIN, SUBJECTS
+from benchmarks.goals import CPU, MEMORY, RATE, VALUES
+from benchmarks.workloads import WORKLOADS
+
+LATENCIES = ("p50", "p95", "p99", "max")
+METRICS = (RATE, VALUES, CPU, MEMORY, "seconds", *(f"latency_ms.{name}" for name in LATENCIES))
+KNOWN = {
+    *("leg", "workload", "subject", "series", "round", "asked_rows", "at", "ok", "error", "rows", "note"),
+    *(RATE, VALUES, CPU, MEMORY, "seconds", "latency_ms", "whole_seconds"),
+}
+
+
+@dataclass
+class Cell:
+    """All runs of one subject in one comparison: what is good of each metric, and why the others failed."""
+
+    subject: str
+    values: dict[str, list[float]] = field(default_factory=dict)
+    other: dict[str, list[float]] = field(default_factory=dict)
+    rows: list[int] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    note: str = ""
+
+    def median(self, metric: str) -> float | None:
+        """None when there is no good run."""
+        found = self.values.get(metric) or self.other.get(metric)
+        return statistics.median(found) if found else None
+
+    def add(self, result: Mapping[str, Any]) -> None:
+        """One run."""
+        if not result["ok"]:
+            self.failed.append(result["error"])
+            return
+        self.rows.append(result["rows"])
+        self.note = result.get("note", "")
+        for metric in METRICS:
+            value = _value(result, metric)
+            if value is not None:
+                self.values.setdefault(metric, []).append(value)
+        for name in result.keys() - KNOWN:
+            self.other.setdefault(name, []).append(result[name])
+
+
+@dataclass
+class Comparison:
+    """One leg on one workload with so many rows."""
+
+    leg: str
+    workload: str
+    asked_rows: int
+    cells: dict[str, Cell] = field(default_factory=dict)
+    again: Cell | None = None
+    """The first subject's second series."""
+
+    def noise(self, metric: str) -> float | None:
+        """What the medians of the two series of the same subject differ by, as a part of their mean."""
+        if self.again is None or self.again.subject not in self.cells:
+            return None
+        one, other = self.cells[self.again.subject].median(metric), self.again.median(metric)
+        return abs(one - other) / ((one + other) / 2) if one and other else None
+
+
+def read(lines: Iterable[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The machines and the results of a file; a last line that was not finished is left out."""
+    machines, results = [], []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if "machine" in entry:
+            machines.append(entry["machine"])
+        else:
+            results.append(entry)
+    return machines, results
+
+
+def comparisons(results: Sequence[Mapping[str, Any]]) -> list[Comparison]:
+    """In the order in which they were first measured, subjects in the order of their list."""
+    found: dict[tuple[str, str, int], Comparison] = {}
+    for result in results:
+        key = (result["leg"], result["workload"], result["asked_rows"])
+        one = found.setdefault(key, Comparison(*key))
+        if result["series"] == AGAIN:
+            one.again = one.again or Cell(result["subject"])
+            one.again.add(result)
+        else:
+            one.cells.setdefault(result["subject"], Cell(result["subject"])).add(result)
+    for one in found.values():
+        one.cells = {name: one.cells[name] for name in SUBJECTS if name in one.cells}
+    return list(found.values())
+
+
+class Medians:
+    """Medians by leg, workload, subject and metric; of several numbers of rows the largest counts."""
+
+    def __init__(self, found: Sequence[Comparison]) -> None:
+        self._by = {(one.leg, one.workload): one for one in sorted(found, key=lambda one: one.asked_rows)}
+
+    def __call__(self, leg: str, workload: str, subject: str, metric: str) -> float | None:
+        """None when there is none."""
+        one = self._by.get((leg, workload))
+        cell = one.cells.get(subject) if one else None
+        return cell.median(metric) if cell else None
+
+
+def title(one: Comparison) -> str:
+    """What was compared."""
+    return f"{one.leg}, workload {one.workload}: {WORKLOADS[one.workload].title} ({one.asked_rows:,} rows asked for)"
+
+
+def _value(result: Mapping[str, Any], metric: str) -> float | None:
+    name, _, part = metric.partition(".")
+    value = result.get(name)
+    if part and value is not None:
+        value = value.get(part)
+    return None if value is None else float(value)
+
+
+def ratios(one: Comparison, cell: Cell, against: Iterable[str], metric: str) -> Iterator[float | None]:
+    """The cell's median divided by that of each of these subjects."""
+    own = cell.median(metric)
+    for name in against:
+        other = one.cells[name].median(metric)
+        yield own / other if own and other else None

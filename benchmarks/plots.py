@@ -1,0 +1,100 @@
+"""Plots of a report, where matplotlib is installed (`sync-hub[bench]`)."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.experiment import SUBJECTS
+from benchmarks.figures import Comparison
+from benchmarks.goals import CPU, MEMORY, RATE, VALUES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = dict(
+    zip(SUBJECTS, ("#1b6ca8", "#5aa9e6", "#7fc8a9", "#9a9a9a", "#bdbdbd", "#d9d9d9", "#d1495b"), strict=True)
+)
+LEGS = ("capture", "deliver", "end-to-end", "snapshot")
+GROWTH = ("a", "a10", "f", "g", "h1", "h2", "h4", "h8")
+WIDTH = 0.8
+
+
+def draw(compared: Sequence[Comparison], out: Path) -> list[str]:
+    """PNG files in a folder; their names. None without matplotlib."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return []
+    main = [one for one in compared if one.leg in LEGS and one.workload not in GROWTH[1:]]
+    latency = [one for one in compared if one.leg == "latency"]
+    growth = [one for one in compared if one.leg == "end-to-end" and one.workload in GROWTH]
+    names = [
+        _bars(out / "throughput.png", "rows a second", RATE, main),
+        _bars(out / "cpu.png", "µs of CPU a row", CPU, main),
+        _bars(out / "memory.png", "peak memory, MB", MEMORY, main),
+        _latencies(out / "latency.png", latency),
+        _bars(out / "growth.png", "values a second, all targets", VALUES, growth) if len(growth) > 1 else "",
+    ]
+    return [name for name in names if name]
+
+
+def _bars(path: Path, label: str, metric: str, compared: Sequence[Comparison]) -> str:
+    """One group of bars a comparison, one bar a subject; whiskers from the smallest to the largest run."""
+    compared = [one for one in compared if any(cell.values.get(metric) for cell in one.cells.values())]
+    if not compared:
+        return ""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(6, 1.7 * len(compared)), 4.5), layout="constrained")
+    axes = figure.subplots()
+    subjects = [name for name in SUBJECTS if any(name in one.cells for one in compared)]
+    for place, one in enumerate(compared):
+        shown = [cell for cell in one.cells.values() if cell.values.get(metric)]
+        for number, cell in enumerate(shown):
+            values, median = cell.values[metric], cell.median(metric) or 0
+            width = WIDTH / len(shown)
+            axes.bar(
+                place - WIDTH / 2 + (number + 0.5) * width,
+                median,
+                width,
+                color=COLOURS[cell.subject],
+                yerr=[[median - min(values)], [max(values) - median]],
+                capsize=2,
+            )
+    axes.set_xticks(range(len(compared)), [f"{one.leg}\n{one.workload}" for one in compared])
+    axes.set_ylabel(label)
+    _legend(axes, subjects)
+    figure.savefig(path, dpi=110)
+    return path.name
+
+
+def _latencies(path: Path, compared: Sequence[Comparison]) -> str:
+    """One line a subject over the percentiles, one plot a rate."""
+    compared = [one for one in compared if any(cell.values.get("latency_ms.p50") for cell in one.cells.values())]
+    if not compared:
+        return ""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(compared), 4), layout="constrained")
+    shapes = ("p50", "p95", "p99", "max")
+    for axes, one in zip(figure.subplots(1, len(compared), squeeze=False)[0], compared, strict=True):
+        for cell in one.cells.values():
+            values = [cell.median(f"latency_ms.{name}") for name in shapes]
+            if None not in values:
+                axes.plot(shapes, values, marker="o", color=COLOURS[cell.subject], label=cell.subject)
+        axes.set_yscale("log")
+        axes.set_ylabel("ms from source to target")
+        axes.set_title(f"workload {one.workload}")
+        axes.legend(frameon=False)
+        axes.grid(axis="y", alpha=0.3)
+    figure.savefig(path, dpi=110)
+    return path.name
+
+
+def _legend(axes: Axes, subjects: Sequence[str]) -> None:
+    from matplotlib.patches import Patch
+
+    axes.legend(handles=[Patch(color=COLOURS[name], label=name) for name in subjects], frameon=False)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
