@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any, Protocol
 
 import msgspec
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from benchmarks.databases import Databases
@@ -17,6 +17,13 @@ from sync_hub import model
 from sync_hub.ports import Broker
 
 Row = tuple[Any, ...]
+NOT_YET = {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,
+}
+"""A topic that is just being made."""
 
 
 class Topics(Protocol):
@@ -48,11 +55,16 @@ class KafkaTopics:
         self._partitions: dict[str, list[TopicPartition]] = {}
 
     def count(self, topic: str) -> int:
-        """Records in a topic; none when it is not there."""
+        """Records in a topic; none when it is not there yet."""
         if not self._partitions.get(topic):
             found = self._consumer.list_topics(topic, timeout=10).topics[topic]
             self._partitions[topic] = [TopicPartition(topic, partition) for partition in found.partitions]
-        return sum(self._consumer.get_watermark_offsets(one, timeout=10)[1] for one in self._partitions[topic])
+        try:
+            return sum(self._consumer.get_watermark_offsets(one, timeout=10)[1] for one in self._partitions[topic])
+        except KafkaException as error:
+            if error.args[0].code() in NOT_YET:
+                return 0
+            raise
 
     def records(self, topic: str) -> Iterator[tuple[bytes | None, bytes | None]]:
         """All up to the end as it is now."""

@@ -132,7 +132,7 @@ UPDATE = "set balance = balance + 1, notes = notes || ' (changed)', updated_at =
 MIXED = f"""
 create procedure mixed(wanted bigint, inout done bigint default 0) language plpgsql as $$
 declare
-    next_id bigint := (select coalesce(max(id), 0) + 1 from customers);
+    next_id bigint := (select coalesce(max(id), 0) + 1 from customers where id < {LAST_KEY - 1});
     dice float;
     hit bigint;
 begin
