@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTING := $(VENV)/.testing
+MEASURING := $(VENV)/.measuring
 WORKERS ?= 2
 
-.PHONY: help demo test lint types check-servers chaos bench format clean
+.PHONY: help demo test lint types check-servers chaos bench bench-peers format clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -21,6 +22,10 @@ $(INSTALLED): pyproject.toml | $(BIN)/python
 $(TESTING): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(INSTALLED)
+
+$(MEASURING): $(TESTING)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@
 
 demo: $(INSTALLED)  ## two PostgreSQL servers, a SQLite warehouse, changes flowing between them
 	$(BIN)/sync-hub demo $(DEMO)
@@ -42,8 +47,11 @@ test: $(TESTING) check-servers lint types  ## linters, types and all tests, on r
 chaos: $(TESTING) check-servers  ## ROUNDS=200 of faults at random, BROKER=embedded|kafka|both, SEED= to repeat
 	$(BIN)/python -m tests.chaos --rounds $(or $(ROUNDS),20) --broker $(or $(BROKER),both) --seed $(or $(SEED),0)
 
-bench: $(TESTING)  ## what this machine reaches, with row counts
-	$(BIN)/python -m benchmarks
+bench: $(MEASURING) check-servers  ## what the hub and PostgreSQL itself reach here; BENCH="--leg capture --repeats 5"
+	$(BIN)/python -m benchmarks $(PEERS) $(BENCH)
+
+bench-peers: PEERS = --peers
+bench-peers: bench  ## the same, beside Debezium on Kafka Connect (fetched by Maven)
 
 format: $(TESTING)  ## format the code
 	$(BIN)/ruff check --fix-only .

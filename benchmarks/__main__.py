@@ -25,7 +25,7 @@ def main() -> None:
     """Measure, or report."""
     given = _arguments()
     if given.command == "report":
-        print(report.write(given.file, given.out or given.file.parent))
+        print(report.write(given.file, given.out or given.file.parent, given.page))
         return
     out = given.out or RESULTS / time.strftime("%Y-%m-%d-%H%M%S")
     out.mkdir(parents=True, exist_ok=True)
@@ -80,6 +80,7 @@ def _arguments() -> argparse.Namespace:
     command = commands.add_parser("report")
     command.add_argument("file", type=Path)
     command.add_argument("--out", type=Path, help="folder of the report; default: the file's")
+    command.add_argument("--page", type=Path, help="write the figures into this page, plots beside it")
     command.set_defaults(command="report")
     return parser.parse_args()
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 PEER = "debezium"
 RATE, VALUES, MEMORY, CPU = "rows_per_second", "values_per_second", "peak_mb", "cpu_us_per_row"
+WORDS = {RATE: "rows/s", VALUES: "values/s", MEMORY: "peak MB", CPU: "µs of CPU a row"} | {
+    f"latency_ms.{name}": f"latency {name}, ms" for name in ("p50", "p95", "p99", "max")
+}
 Median = Callable[[str, str, str, str], float | None]
 """The median of (leg, workload, subject, metric); None when it was not measured, or failed."""
 
@@ -29,8 +32,8 @@ class Goal:
     @property
     def text(self) -> str:
         """What is compared with what."""
-        other = f" / {self.against}" if self.against else f" / workload {self.beside}" if self.beside else ""
-        return f"{self.leg}, workload {self.workload}: {self.metric} of {self.subject}{other}"
+        other = f" : {self.against}" if self.against else f" : its own on {self.beside}" if self.beside else ""
+        return f"{self.leg} {self.workload}, {WORDS[self.metric]}, {self.subject}{other}"
 
     @property
     def sign(self) -> str:

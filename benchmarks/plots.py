@@ -26,6 +26,7 @@ def draw(compared: Sequence[Comparison], out: Path) -> list[str]:
     """PNG files in a folder; their names. None without matplotlib."""
     if importlib.util.find_spec("matplotlib") is None:
         return []
+    out.mkdir(parents=True, exist_ok=True)
     main = [one for one in compared if one.leg in LEGS and one.workload not in GROWTH[1:]]
     latency = [one for one in compared if one.leg == "latency"]
     growth = [one for one in compared if one.leg == "end-to-end" and one.workload in GROWTH]

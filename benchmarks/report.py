@@ -12,6 +12,7 @@ from benchmarks.experiment import HUBS
 from benchmarks.figures import LATENCIES, METRICS, Cell, Comparison, Medians, comparisons, ratios, read, title
 from benchmarks.goals import CPU, GOALS, MEMORY, RATE
 
+PLACE = "## What was measured\n"
 PREAMBLE = """
 - Every figure is the median of its runs; in brackets the smallest and the largest. Runs of the subjects take turns.
 - A figure counts when all rows have arrived and are equal: by counts and checksums of both databases, for capture by
@@ -31,26 +32,38 @@ PREAMBLE = """
 """
 
 
-def write(results: Path, out: Path) -> Path:
-    """Make `report.md`, `report.json` and plots in a folder from a file of results; the path of the first."""
+def write(results: Path, out: Path, page: Path | None = None) -> Path:
+    """Make `report.md`, `report.json` and plots in a folder from a file of results; the path of the first.
+
+    With a page, what follows its heading `PLACE` is replaced by the figures; plots go to a folder of its name beside it.
+    """
     out.mkdir(parents=True, exist_ok=True)
     with results.open() as file:
         machines, found = read(file)
     compared = comparisons(found)
-    pictures = plots.draw(compared, out)
     (out / "report.json").write_text(json.dumps(_document(machines, compared), indent=1) + "\n")
-    report = out / "report.md"
-    report.write_text(markdown(machines, compared, pictures))
+    report = page or out / "report.md"
+    pictures = plots.draw(compared, out if page is None else page.with_suffix(""))
+    if page is None:
+        report.write_text("\n\n".join(["# What was measured", *markdown(machines, compared, pictures, "")]) + "\n")
+    else:
+        kept, heading, _ = page.read_text().partition(PLACE)
+        if not heading:
+            raise ValueError(f"{page} has no heading {PLACE.strip()}")
+        figures = "\n\n".join(markdown(machines, compared, pictures, f"{page.stem}/"))
+        page.write_text(f"{kept}{heading}\n{figures}\n")
     return report
 
 
-def markdown(machines: Sequence[dict[str, Any]], compared: Sequence[Comparison], pictures: Sequence[str]) -> str:
-    """The report as text."""
-    parts = ["# What was measured", _machine(machines), PREAMBLE.strip(), "## Goals", _goals(compared)]
-    parts += [f"![{name.removesuffix('.png')}]({name})" for name in pictures]
+def markdown(
+    machines: Sequence[dict[str, Any]], compared: Sequence[Comparison], pictures: Sequence[str], folder: str
+) -> list[str]:
+    """The report's paragraphs; plots are in `folder`."""
+    parts = [_machine(machines), PREAMBLE.strip(), "### Goals", _goals(compared)]
+    parts += [f"![{name.removesuffix('.png')}]({folder}{name})" for name in pictures]
     for one in compared:
-        parts += [f"## {title(one)}", _table(one)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+        parts += [f"### {title(one)}", _table(one)]
+    return [part for part in parts if part]
 
 
 def _machine(machines: Sequence[dict[str, Any]]) -> str:

@@ -176,6 +176,12 @@ def customers_from(first: int, last: int) -> bytes:
     return values.encode()
 
 
+def one_statement() -> bytes:
+    """`customers_from` with parameters: a statement that is planned once."""
+    values = CUSTOMER_VALUES.replace("%", "%%")
+    return f"insert into customers select {values} from generate_series(%s::bigint, %s::bigint) n".encode()
+
+
 def insert(connection: Connection, rows: int) -> Events:
     """Customers in transactions of 1,000."""
     for start in range(1, rows + 1, PER_TRANSACTION):
