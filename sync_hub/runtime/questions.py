@@ -18,6 +18,8 @@ from sync_hub.state_verifications import WRONG, Probe, Verification, counted
 KEYS_PER_PROBE: Final = 1000
 ANSWER_SECONDS: Final = 60.0
 """How long to wait for another answer of a probe before it is asked again."""
+LOOK_SECONDS: Final = 1.0
+"""How often to look whether the workers that were asked still live."""
 BUSY_AFTER: Final = 8
 """A key that gave no answer that counts in so many probes is reported as busy."""
 
@@ -84,7 +86,7 @@ class Questions:
                 left = [one.key for one in self._probe(left, repair=True) if one.outcome == "touched"]
 
     def _probe(self, keys: Sequence[dict[str, Any]], *, repair: bool) -> list[Probe]:
-        """Ask once; keys that nobody answers in time count as touched."""
+        """Ask once; keys that nobody answers in time count as touched, also where a worker that was asked has died."""
         self._probes += 1
         run = f"{self._verification.id}.{self._probes}"
         arguments = {
@@ -97,15 +99,18 @@ class Questions:
         request = self._state.ask(f"capture:{self._pipeline.source}", PROBE, arguments)
         answers: list[Probe] = []
         until = time.monotonic() + ANSWER_SECONDS
-        while len(answers) < len(keys) and time.monotonic() < until and not self._tally.stopped:
+        asked, died, look_at = self._workers(), False, time.monotonic() + LOOK_SECONDS
+        while len(answers) < len(keys) and time.monotonic() < until and not (died or self._tally.stopped):
             self._tally.control.wait(0.02 if not answers else 0.1)
+            if time.monotonic() >= look_at:
+                died, look_at = self._workers() != asked, time.monotonic() + LOOK_SECONDS
             now = self._state.verifications.answers(run)
             if len(now) > len(answers):
                 answers, until = now, time.monotonic() + ANSWER_SECONDS
             self._tally.turn()
         if len(answers) < len(keys):
             self._state.finish_request(request, {"ok": False})
-            if not answers and not self._tally.stopped:
+            if not (answers or died or self._tally.stopped):
                 raise Unavailable(
                     "probe_unanswered",
                     f"no answer from pipeline {self._pipeline.name} within {ANSWER_SECONDS:.0f} s",
@@ -114,6 +119,15 @@ class Questions:
                 )
         answered = {self._view.identity(one.key) for one in answers}
         return answers + [Probe(dict(key), "touched") for key in keys if self._view.identity(key) not in answered]
+
+    def _workers(self) -> set[tuple[str, str, int]]:
+        """The processes that may answer: what one had applied when it died, another does not see again."""
+        prefix = f"deliver:{self._pipeline.target}"
+        return {
+            (one.name, one.host, one.pid)
+            for one in self._state.workers()
+            if one.name == prefix or one.name.startswith(f"{prefix}:")
+        }
 
     def _count(self, answers: Sequence[Probe]) -> None:
         counts = counted(answers)

@@ -19,7 +19,19 @@ from sync_hub.failpoints import failpoint
 from sync_hub.model import ABSENT, ChangeEvent, Offset, RowChange, SinkBatch, TableWrite, TopicPartition
 from sync_hub.ports import Broker, Sink, Subscription
 from sync_hub.runtime import parking
-from sync_hub.runtime.batch import Decoded, Item, Work, coalesce, decoded, halves, rebased, select, stages, superseded
+from sync_hub.runtime.batch import (
+    Decoded,
+    Item,
+    Work,
+    coalesce,
+    decoded,
+    halves,
+    past_barrier,
+    rebased,
+    select,
+    stages,
+    superseded,
+)
 from sync_hub.runtime.compare import Comparer, expectations, judge, repairs
 from sync_hub.runtime.control import Control
 from sync_hub.runtime.parked_topic import ParkedTopic
@@ -182,7 +194,8 @@ class Session:
             else probe
             for event, probe in zip(events, probes, strict=True)
         ]
-        failpoint("before_answer")
+        if events:
+            failpoint("before_answer")
         for run in sorted({event.check for event in events}):
             self._state.verifications.answer(
                 run, [probe for event, probe in zip(events, answers, strict=True) if event.check == run]
@@ -280,19 +293,15 @@ class Session:
         What was parked before is older than the barrier, and closed with it.
         """
         rows = [row for row in self._sink.load_offsets([one.name]) if row.topic == one.topic]
-        if all(row.barrier == version or row.last_version >= version for row in rows):
-            pairs = {
-                row.partition: (row, replace(row, next_offset=row.next_offset + 1, last_version=version, barrier=""))
-                for row in rows
-                if row.barrier == version
-            }
-            if pairs:
-                held = [row for row in self._sink.find_parked([one.name]) if row.partition in pairs]
-                closed = [parking.closed(row, "superseded", time.time()) for row in held]
-                truncation = _truncation(one, self._barrier_event(next(iter(pairs.values()))[0]))
-                failpoint("before_barrier")
-                self._sink.write(SinkBatch([*parking.with_seqs(pairs, closed).values()], [truncation], closed))
-                failpoint("after_barrier")
+        pairs = past_barrier(rows, version)
+        if pairs:
+            held = [row for row in self._sink.find_parked([one.name]) if row.partition in pairs]
+            closed = [parking.closed(row, "superseded", time.time()) for row in held]
+            truncation = _truncation(one, self._barrier_event(next(iter(pairs.values()))[0]))
+            failpoint("before_barrier")
+            self._sink.write(SinkBatch([*parking.with_seqs(pairs, closed).values()], [truncation], closed))
+            failpoint("after_barrier")
+        if pairs is not None:
             rows = self._sink.load_offsets([one.name])
         stood = {partition for partition, row in one.offsets.items() if row.barrier}
         one.load(rows, sorted(one.offsets))

@@ -152,6 +152,7 @@ def parked(lab: Lab, pipeline: str, target: str = "crm") -> list[Parked]:
     """What a pipeline holds."""
     sink = lab.settings.sink(target)
     try:
+        sink.open()  # the workers may not have come to it yet
         return list(sink.find_parked([pipeline]))
     finally:
         sink.close()
