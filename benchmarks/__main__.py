@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks import machine, report
 from benchmarks.databases import Servers
 from benchmarks.debezium import DebeziumSubject
-from benchmarks.experiment import ALL_LEGS, HUBS, LIMITS, PEERS, SUBJECTS, append, planned, run
+from benchmarks.experiment import ALL_LEGS, HUBS, SUBJECTS, Choice, append, planned, run
 from benchmarks.hub import HubSubject
 from benchmarks.limits import CopySubject, ReceiverSubject, ReplicationSubject
 from benchmarks.subjects import Subject
@@ -45,10 +45,8 @@ def _measure(given: argparse.Namespace, folder: Path, results: Path) -> None:
     kafka.start()
     try:
         subjects = _subjects(folder, kafka.address)
-        chosen = given.subject or [*HUBS, *LIMITS, *(PEERS if given.peers else ())]
-        comparisons = planned(
-            given.leg or list(ALL_LEGS), given.workload or (), chosen, given.rows, lambda name: subjects[name].legs
-        )
+        choice = Choice(given.leg or (), given.workload or (), given.subject or (), given.peers, given.rows)
+        comparisons = planned(choice, lambda name: subjects[name].legs)
         run(comparisons, subjects, servers, given.repeats, results)
     finally:
         kafka.stop()

@@ -53,24 +53,31 @@ PLAN = [
 """What is measured unless told otherwise; subjects that cannot do a leg are left out."""
 
 
-def planned(
-    legs: Sequence[str],
-    workloads: Sequence[str],
-    subjects: Sequence[str],
-    rows: int | None,
-    able: Callable[[str], Iterable[str]],
-) -> list[Comparison]:
-    """The comparisons of `PLAN` that were chosen; a workload that was named is measured in every leg that was named."""
-    plan = [(leg, workload, names) for leg, workload, names in PLAN if leg in legs]
-    if workloads:
+@dataclass(frozen=True)
+class Choice:
+    """What of the plan is wanted. Empty: all that it has; peers only when asked for, or named."""
+
+    legs: Sequence[str] = ()
+    workloads: Sequence[str] = ()
+    subjects: Sequence[str] = ()
+    peers: bool = False
+    rows: int | None = None
+
+
+def planned(choice: Choice, able: Callable[[str], Iterable[str]]) -> list[Comparison]:
+    """The comparisons to make. What is named is measured in every leg it can do, also where the plan leaves it out."""
+    plan = [one for one in PLAN if one[0] in (choice.legs or ALL_LEGS)]
+    if choice.workloads:
         known = {(leg, workload): names for leg, workload, names in plan}
-        plan = [(leg, one, known.get((leg, one), SUBJECTS)) for leg in legs for one in workloads if _fits(leg, one)]
+        legs = choice.legs or dict.fromkeys(leg for leg, _, _ in plan)
+        named = [(leg, one) for leg in legs for one in choice.workloads if _fits(leg, one)]
+        plan = [(*one, known.get(one, SUBJECTS)) for one in named if choice.legs or one in known]
     found = []
     for leg, name, names in plan:
-        chosen = tuple(one for one in subjects if (one in names or workloads) and leg in able(one))
+        wanted = choice.subjects or [one for one in names if choice.peers or one not in PEERS]
+        chosen = tuple(one for one in wanted if leg in able(one))
         if chosen:
-            workload = WORKLOADS[name]
-            found.append(Comparison(leg, workload, chosen, _rows(leg, workload, rows)))
+            found.append(Comparison(leg, WORKLOADS[name], chosen, _rows(leg, WORKLOADS[name], choice.rows)))
     return found
 
 

@@ -35,7 +35,7 @@ PREAMBLE = """
 def write(results: Path, out: Path, page: Path | None = None) -> Path:
     """Make `report.md`, `report.json` and plots in a folder from a file of results; the path of the first.
 
-    With a page, what follows its heading `PLACE` is replaced by the figures; plots go to a folder of its name beside it.
+    With a page, what follows its heading `PLACE` is replaced by the figures; plots go to a folder beside it.
     """
     out.mkdir(parents=True, exist_ok=True)
     with results.open() as file:
