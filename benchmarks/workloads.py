@@ -134,19 +134,21 @@ create procedure mixed(wanted bigint, inout done bigint default 0) language plpg
 declare
     next_id bigint := (select coalesce(max(id), 0) + 1 from customers where id < {LAST_KEY - 1});
     dice float;
+    chosen bigint;
     hit bigint;
 begin
     perform setseed(0.5);
     while done < wanted loop
         for i in 1 .. least(1 + floor(random() * 50)::bigint, wanted - done) loop
             dice := random();
+            chosen := 1 + floor(random() * (next_id - 1));
             if dice < 0.6 then
-                update customers {UPDATE} where id = 1 + floor(random() * (next_id - 1))::bigint;
+                update customers {UPDATE} where id = chosen;
             elsif dice < 0.85 then
                 insert into customers select {CUSTOMER_VALUES} from generate_series(next_id, next_id) n;
                 next_id := next_id + 1;
             else
-                delete from customers where id = 1 + floor(random() * (next_id - 1))::bigint;
+                delete from customers where id = chosen;
             end if;
             get diagnostics hit = row_count;
             done := done + hit;
