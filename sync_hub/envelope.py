@@ -80,15 +80,8 @@ class Encoder:
         return out
 
     def _value(self, event: ChangeEvent) -> bytes:
-        before, after = event.before, event.after
-        return b'{"before":%b,"after":%b,"op":"%b"%b%b%b"}}' % (
-            b"null" if before is None else _encode(before),
-            b"null" if after is None else _encode(after),
-            OP_CODES[event.operation].encode(),
-            _transaction(event.transaction),
-            self._tail,
-            event.version.encode(),
-        )
+        change = _Change(event.before, event.after, OP_CODES[event.operation], event.transaction)
+        return b'%b%b%b"}}' % (_encode(change)[:-1], self._tail, event.version.encode())
 
     def _headers(self, event: ChangeEvent) -> list[tuple[str, bytes]] | None:
         if not (self._cloudevents or _has_headers(event)):
@@ -136,14 +129,13 @@ def _has_headers(event: ChangeEvent) -> bool:
     )
 
 
-def _transaction(transaction: Transaction | None) -> bytes:
-    if transaction is None:
-        return b',"transaction":null'
-    return b',"transaction":{"id":%b,"total_order":%d,"data_collection_order":%d}' % (
-        _encode(transaction.id),
-        transaction.total_order,
-        transaction.table_order,
-    )
+class _Change(Struct, gc=False):
+    """The part of an envelope that each event has for itself."""
+
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    op: str
+    transaction: Transaction | None
 
 
 def _tail(event: ChangeEvent) -> bytes:

@@ -64,8 +64,11 @@ class Table(Struct, frozen=True):
         return f"{self.schema}.{self.name}" if self.schema else self.name
 
 
-class Transaction(Struct, frozen=True, gc=False):
-    """The source's transaction of an event; `total_order` counts its events, `table_order` those of one table."""
+class Transaction(Struct, frozen=True, gc=False, rename={"table_order": "data_collection_order"}):
+    """The source's transaction of an event; `total_order` counts its events, `table_order` those of one table.
+
+    In JSON its fields have Debezium's names.
+    """
 
     id: str
     total_order: int
