@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,6 +29,7 @@ def main() -> None:
     if given.command == "report":
         print(report.write(given.file, given.out or given.file.parent, given.page))
         return
+    signal.signal(signal.SIGTERM, _end)
     out = given.out or RESULTS / time.strftime("%Y-%m-%d-%H%M%S")
     out.mkdir(parents=True, exist_ok=True)
     results = out / "results.jsonl"
@@ -38,6 +41,11 @@ def main() -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         print(report.write(results, out))
+
+
+def _end(*_: object) -> None:
+    """Stop servers and write the report first."""
+    sys.exit(143)
 
 
 def _measure(given: argparse.Namespace, folder: Path, results: Path) -> None:

@@ -1,7 +1,7 @@
 """What an event costs, as a ratio to a plain loop over the same bytes in the same process: no clock is asked.
 
 The loop does what nobody could leave out: it takes every value out of the message, and writes or reads JSON with the
-standard library. Both take turns, and the cheapest turn of each counts. The bounds are wide, but twice the cost is over.
+standard library. Both take turns; the cheapest turn of each counts. The bounds are wide; twice the cost exceeds them.
 """
 
 from __future__ import annotations
