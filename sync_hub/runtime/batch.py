@@ -214,6 +214,21 @@ def rebased(work: Work, offsets: Mapping[int, Offset]) -> Work:
     return msgspec.structs.replace(work, before=before, ends=ends)
 
 
+def past_barrier(rows: Iterable[Offset], version: str) -> dict[int, tuple[Offset, Offset]] | None:
+    """The offset rows of one topic that stand at this barrier, before and after passing it.
+
+    None while a partition has not come to it: then nobody passes.
+    """
+    rows = list(rows)
+    if not all(row.barrier == version or row.last_version >= version for row in rows):
+        return None
+    return {
+        row.partition: (row, replace(row, next_offset=row.next_offset + 1, last_version=version, barrier=""))
+        for row in rows
+        if row.barrier == version
+    }
+
+
 def coalesce(changes: Iterable[RowChange]) -> list[list[RowChange]]:
     """Leave one change a key, the last; an event with absent columns never replaces one that has them.
 
