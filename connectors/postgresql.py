@@ -14,9 +14,10 @@ from sync_hub.errors import ConfigError, Fatal, Rejected, SyncHubError, Unavaila
 
 SESSION: Final = (
     "-c TimeZone=UTC -c DateStyle=ISO,YMD -c IntervalStyle=iso_8601 -c bytea_output=hex"
-    " -c extra_float_digits=1 -c lc_monetary=C"
+    " -c extra_float_digits=1 -c lc_monetary=C -c client_min_messages=warning"
 )
-"""Start-up options of every connection: they fix how the server prints values, whatever the database says."""
+"""Start-up options of every connection: they fix how the server prints values and that it warns, whatever the database
+says."""
 
 COPY_KIND: Final = "postgresql copy text"
 """The form of blocks that go from one PostgreSQL to another: COPY's text, printed under SESSION."""

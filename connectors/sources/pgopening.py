@@ -120,7 +120,7 @@ class Opening:
             if stored is not None:
                 prove_slot(stored, server, slot, self._slot, self._recover)
             position = self._position(log, stored, server, slot, raise_epoch=raise_epoch)
-            stream = LogStream(log, self._what)
+            stream = LogStream(log, self._what, self._recover)
             stream.start(pgslot.start_command(self._slot, self._publication, position.lsn_number))
         except psycopg.Error as error:
             raise classify(error, self._what) from error

@@ -12,7 +12,7 @@ from psycopg import pq
 
 from connectors.postgresql import classify
 from connectors.sources.pgoutput import POSTGRES_EPOCH_MICROSECONDS
-from sync_hub.errors import Unavailable
+from sync_hub.errors import Fatal, Unavailable
 
 _DATA: Final = ord("w")
 _KEEPALIVE: Final = ord("k")
@@ -20,6 +20,9 @@ _keepalive = Format("!QqB").unpack_from
 _sent_at = Format("!q").unpack_from
 _feedback = Format("!BQQQqB").pack
 _HEADER_BYTES: Final = 25
+
+_NO_PUBLICATION: Final = "42704"
+_PUBLICATION_SKIPPED: Final = "55000"
 
 MINIMUM_SILENCE_SECONDS: Final = 120.0
 
@@ -32,10 +35,13 @@ class LogStream:
     until its client has what was sent, and with a `flush` that lags for good it would wait for ever.
     """
 
-    def __init__(self, connection: psycopg.Connection[Any], what: str) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], what: str, command: str = "") -> None:
         self._connection = connection
         self._pgconn = connection.pgconn
         self._what = what
+        self._command = command
+        self._unpublished = False
+        connection.add_notice_handler(self._take_notice)
         self._received = 0
         self._silent_seconds = 0.0
         self._reported_at = 0.0
@@ -64,6 +70,8 @@ class LogStream:
                 size, data = get(1)
             except psycopg.Error as error:
                 raise self._lost(error) from error
+            if self._unpublished:
+                raise self._not_published()
             if size > 0:
                 message = bytes(data)
                 if message[0] == _DATA:
@@ -136,13 +144,27 @@ class LogStream:
                 return float(row.removesuffix(unit)) * factor
         return float(row) / 1000
 
+    def _take_notice(self, notice: psycopg.errors.Diagnostic) -> None:
+        """Since version 18 the server leaves changes out where there was no publication, and only warns."""
+        if (notice.severity_nonlocalized, notice.sqlstate) == ("WARNING", _PUBLICATION_SKIPPED):
+            self._unpublished = True
+
+    def _not_published(self) -> Fatal:
+        return Fatal(
+            "publication_changed",
+            f"{self._what}: the publication is younger than this place in the log, which lacks changes made before",
+            hint="it was made after the slot, or again: begin the source anew, which makes both in the right order",
+            command=self._command,
+        )
+
     def _lost(self, error: psycopg.Error) -> Exception:
         return classify(error, self._what)
 
     def _ended(self) -> Exception:
         result = self._pgconn.get_result()
         if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
-            return self._failure(result)
+            state = result.error_field(pq.DiagnosticField.SQLSTATE) or b""
+            return self._not_published() if state.decode() == _NO_PUBLICATION else self._failure(result)
         return Unavailable("log_ended", f"{self._what}: the server ended the log", hint="is it being restarted?")
 
     def _failure(self, result: pq.abc.PGresult) -> Exception:
