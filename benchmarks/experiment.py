@@ -21,7 +21,7 @@ LIMITS = ("postgres", "pg_recvlogical", "copy")
 PEERS = ("debezium",)
 SUBJECTS = (*HUBS, *LIMITS, *PEERS)
 SNAPSHOT_ROWS = 1_000_000
-WARM_UP_ROWS = 20_000
+WARM_UP_ROWS = 50_000
 AGAIN = "again"
 """The series of the first subject's second run in each round: what differs between its two series is noise."""
 

@@ -48,6 +48,7 @@ class HubSubject:
         self.name = name
         self._folder = folder
         self._kafka = kafka_address
+        self._warm = not kafka_address
 
     def session(self, databases: Databases) -> HubSession:
         """A new hub, with a state and topics of its own."""
@@ -62,8 +63,9 @@ class HubSubject:
         return HubSession(databases, broker, folder, KafkaTopics(self._kafka))
 
     def warm_up(self) -> bool:
-        """Its processes are new in each session."""
-        return False
+        """The first time: its processes are new in each session, but Kafka's virtual machine is not."""
+        cold, self._warm = not self._warm, True
+        return cold
 
     def close(self) -> None:
         """Nothing outlives a session."""

@@ -23,7 +23,7 @@ Figures = dict[str, Any]
 Leg = Callable[[Session, Databases], Figures]
 LATE_SECONDS = 20
 """For how long rows may still differ when the last ones are there."""
-TRANSACTIONS_PER_SECOND = 500
+TRANSACTIONS_PER_SECOND = 250
 """At a steady rate; each has as many rows as the rate needs."""
 REACHED = 0.95
 """The part of the rate that the writer must reach."""

@@ -42,10 +42,11 @@ class KafkaTopics:
     """Topics of Kafka."""
 
     def __init__(self, address: str) -> None:
-        self._admin = AdminClient({"bootstrap.servers": address})
+        self._admin = AdminClient({"bootstrap.servers": address, "log_level": 0})
         self._consumer = Consumer(
             {
                 "bootstrap.servers": address,
+                "log_level": 0,
                 "group.id": "benchmarks",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
