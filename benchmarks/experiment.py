@@ -134,7 +134,7 @@ def _compare(
 
 def _warm_up_rows(comparison: Comparison) -> int:
     if comparison.workload.per_second:
-        return 10 * comparison.workload.per_second
+        return 20 * comparison.workload.per_second
     return min(WARM_UP_ROWS, comparison.rows)
 
 
