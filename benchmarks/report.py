@@ -110,9 +110,15 @@ def _table(one: Comparison) -> str:
         lines.append(f"\nNoise, from two series of {one.again.subject}: {100 * noise:.1f} %.")
     for cell in one.cells.values():
         if cell.other:
-            told = ", ".join(f"{name.replace('_', ' ')} {cell.median(name):,.4g}" for name in sorted(cell.other))
+            told = ", ".join(
+                f"{name.replace('_', ' ')} {_short(cell.median(name) or 0)}" for name in sorted(cell.other)
+            )
             lines.append(f"\n{cell.subject}: {told}.")
     return "\n".join(lines)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _told(cell: Cell, metric: str) -> str:

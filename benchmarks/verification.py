@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from benchmarks.databases import PSQL, Databases, shell
 from benchmarks.hub import HubSession
@@ -63,7 +64,7 @@ def scheduled(session: Session, databases: Databases) -> Figures:
         topic["customers"] = number * rows + 1
         started = wait_until(lambda: session.captured(topic), "a first record", session.check)
         last = (number + 1) * rows
-        ended = wait_until(lambda last=last: session.applied() >= last, "applied", session.check)  # type: ignore[misc]
+        ended = wait_until(partial(_passed, session, last), "applied", session.check)
         seconds.append(ended - started)
         if number % 2:
             session.stop("verify")
@@ -81,6 +82,10 @@ def scheduled(session: Session, databases: Databases) -> Figures:
         "slower_percent": round(100 * (beside / alone - 1), 1),
         "verified_rows": sum(one.report.matched for one in done),
     }
+
+
+def _passed(session: HubSession, events: int) -> bool:
+    return session.applied() >= events
 
 
 def _copy_both(databases: Databases) -> float:
