@@ -17,7 +17,16 @@ from sync_hub.errors import ConfigError, Fatal, PublishingBroken, Unavailable
 from sync_hub.failpoints import failpoint
 from sync_hub.model import ChangeEvent, Heartbeat, Outgoing, SourceBatch, Table, TopicInfo
 from sync_hub.ports import Broker, Source
-from sync_hub.runtime.control import RAISE_EPOCH, RECOVER, WHEN_OPENING, Control, Rate, answer_requests, described
+from sync_hub.runtime.control import (
+    RAISE_EPOCH,
+    RECOVER,
+    STALLED_SECONDS,
+    WHEN_OPENING,
+    Control,
+    Rate,
+    answer_requests,
+    described,
+)
 from sync_hub.runtime.retry import Backoff
 from sync_hub.runtime.snapshot import Snapshots
 from sync_hub.settings import Settings
@@ -31,8 +40,6 @@ FLUSH_SECONDS = 0.5
 SAVE_SECONDS = 0.2
 """A position is saved at most this often: what lies between is read again after a crash and skipped as known."""
 DRAIN_SECONDS = 5.0
-SLOW_SECONDS = 5.0
-"""From when on health says that the broker does not take what is published."""
 RECORD_OVERHEAD_BYTES = 512
 
 
@@ -264,7 +271,7 @@ class Session:
 
     def _flush(self) -> bool:
         """Wait until all that was published is durable, however long it takes; False when told to stop meanwhile."""
-        slow_at = time.monotonic() + SLOW_SECONDS
+        slow_at = time.monotonic() + STALLED_SECONDS
         while not self._broker.flush(FLUSH_SECONDS):
             self._source.keep_alive()
             self._control.turn()
@@ -373,7 +380,7 @@ class _Unsaved:
 def _broker_slow() -> Unavailable:
     return Unavailable(
         "broker_slow",
-        f"broker: what was published is not durable after {SLOW_SECONDS:.0f} s",
+        f"broker: what was published is not durable after {STALLED_SECONDS:.0f} s",
         hint="do its servers run? look at disks, replicas in sync, network: nothing is lost meanwhile",
         command="sync-hub check",
     )

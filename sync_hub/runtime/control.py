@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sync_hub.errors import SyncHubError
+from sync_hub.errors import SyncHubError, Unavailable
 from sync_hub.state import Request, State
 
-BEAT_SECONDS = 2.0
+BEAT_SECONDS = 1.25
 RAISE_EPOCH = "raise_epoch"
 RECOVER = "recover"
 WHEN_OPENING = frozenset({RAISE_EPOCH, RECOVER})
@@ -26,6 +26,8 @@ LOOK_SECONDS = 0.5
 LOST_AFTER_BEATS = 3
 LOST_SECONDS = BEAT_SECONDS * LOST_AFTER_BEATS
 """After so long without a beat a worker counts as lost."""
+STALLED_SECONDS = 2.5
+"""A loop that has not come round for so long waits for an answer that does not come: health says so."""
 RESTARTS_VARIABLE = "SYNC_HUB_RESTARTS"
 """How the supervisor tells a worker how often it was restarted in the last hour."""
 
@@ -44,6 +46,7 @@ class Control:
         self.state = "starting"
         self.error: SyncHubError | None = None
         self.turn_at = time.time()
+        self._tells_stalls = name != "verify"  # which may read for long
         self.changed = threading.Event()
 
     @property
@@ -88,6 +91,18 @@ class Control:
         """The loop waits before it tries again."""
         self._become("backing_off", error)
 
+    def look_for_stall(self) -> None:
+        """Tell when the loop works and does not come round; `running` takes it back."""
+        seconds = time.time() - self.turn_at
+        if self._tells_stalls and self.state == "running" and seconds > STALLED_SECONDS:
+            self.backing_off(
+                Unavailable(
+                    "worker_stalled",
+                    f"{self.name} has been waiting for an answer for {seconds:.0f} s",
+                    hint="it goes on by itself; is the server that it works with overloaded, locked or cut off?",
+                )
+            )
+
     def failed(self, error: SyncHubError) -> None:
         """The loop ended and needs a person."""
         self._become("failed", error)
@@ -127,6 +142,7 @@ class Beat(threading.Thread):
         """Beat until `end`."""
         beat_at = time.monotonic() + BEAT_SECONDS
         while not self._ended.is_set():
+            self._control.look_for_stall()
             changed = self._control.changed.wait(LOOK_SECONDS)
             self._control.changed.clear()
             if changed or time.monotonic() >= beat_at:

@@ -1,4 +1,7 @@
-"""Many rounds: `python -m tests.chaos --rounds 200 --broker both --seed 1`, or `make chaos ROUNDS=200`."""
+"""Many rounds: `python -m tests.chaos --rounds 200 --broker both --seed 1`, or `make chaos ROUNDS=200`.
+
+How soon health tells of each stall: `python -m tests.chaos.stalls`.
+"""
 
 from __future__ import annotations
 

@@ -1,21 +1,48 @@
-"""A few rounds of chaos on each broker; `make chaos` plays many. What was found wrong names the seed."""
+"""Faults at random on each broker, and stalls that health has to tell; `make chaos` has more. Seeds are named."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.chaos.rounds import run
-from tests.chaos.world import Broker
+from tests.chaos.audit import Audit
+from tests.chaos.rounds import play
+from tests.chaos.stalls import Told, a_world, stalls, tell
+from tests.chaos.world import World
 
 SEEDS = {"embedded": [9, 13], "kafka": [7]}
 SECONDS = 2.0
+STALLS = {
+    "embedded": {"deliver crm frozen": "worker_lost", "target hold": "worker_backing_off"},
+    "kafka": {"kafka killed": "source_no_heartbeat", "kafka black_hole": "source_no_heartbeat"},
+}
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(f"chaos on {name}")) for name in SEEDS]
+)
+def world(request: pytest.FixtureRequest, server_folder: Path) -> Iterator[World]:
+    """Servers, proxies, a small disk and a hub."""
+    with a_world(request.param, server_folder / f"chaos-{request.param}") as world:
+        yield world
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("broker", ["embedded", "kafka"])
-def test_faults_at_random_lose_double_and_disorder_nothing(broker: Broker, server_folder: Path) -> None:
-    outcomes = run(broker, SEEDS[broker], server_folder / f"chaos-{broker}", tell=print, seconds=SECONDS)
-    assert [f"{one}\n{one.error}\nkept: {one.folder}" for one in outcomes if one.error] == []
+def test_faults_at_random_lose_double_and_disorder_nothing(world: World) -> None:
+    audit = Audit(world)
+    outcomes = [play(world, audit, seed, SECONDS) for seed in SEEDS[world.broker]]
+    assert [f"{one}\n{one.error}" for one in outcomes if one.error] == []
     assert sum(one.changes for one in outcomes) > 300
+
+
+@pytest.mark.timeout(400)
+def test_a_stall_is_told_while_it_lasts(world: World) -> None:
+    wanted = STALLS[world.broker]
+    found = {stall.name: tell(world, stall) for stall in stalls(world) if stall.name in wanted}
+    assert {name: _told(told, wanted[name]) for name, told in found.items()} == dict.fromkeys(wanted, True)
+
+
+def _told(told: Told, code: str) -> bool:
+    return code in told.codes

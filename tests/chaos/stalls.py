@@ -1,0 +1,179 @@
+"""Stalls, one after the other: how soon health is red, and how soon it is green when each is over.
+
+`python -m tests.chaos.stalls` prints a table, and exits 1 where a stall was told later than it may be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+from tests.chaos.rounds import kafka_behind_proxy
+from tests.chaos.world import Broker, World, is_up
+from tests.end_to_end.hub import wait_until
+from tests.end_to_end.lab import execute
+
+RED_SECONDS = 5.0
+GREEN_SECONDS = 10.0
+LOOK_SECONDS = 0.1
+PATIENCE_SECONDS = 60.0
+BUSY_SECONDS = 0.05
+CHANGE = """
+insert into items (shop, number, total) values (1, 'trickle', 1)
+on conflict (shop, number) do update set total = coalesce(items.total, 0) + 1
+"""
+
+
+class Stall(NamedTuple):
+    """What stops the flow, and what lets it go on."""
+
+    name: str
+    begin: Callable[[World], None]
+    end: Callable[[World], None]
+
+
+class Told(NamedTuple):
+    """How long a stall was not told, and how long it was told although it was over; and what was told, by code."""
+
+    red_seconds: float
+    green_seconds: float
+    codes: tuple[str, ...]
+
+
+def stalls(world: World) -> list[Stall]:
+    """Those that this world can have."""
+    names = ["capture", "deliver crm", "deliver wh"]
+    found = [_frozen(name, worker) for name, worker in zip(names, world.workers, strict=False)]
+    found += [
+        Stall("source killed", lambda world: world.source.kill(), lambda world: world.source.revive()),
+        Stall("target killed", lambda world: world.target.kill(), lambda world: world.target.revive()),
+        Stall("hub killed", World.kill_hub, World.revive_hub),
+    ]
+    if world.kafka is not None:
+        kafka = world.kafka
+        found.append(Stall("kafka killed", lambda _: kafka.stop(signal.SIGKILL), lambda _: kafka.start()))
+    for where in world.proxies:
+        for mode in ("black_hole", "hold", "refuse"):
+            found.append(_line(where, mode))
+    if world.disk.mounted:
+        found.append(Stall("disk full", lambda world: world.disk.fill(), lambda world: world.disk.free()))
+    return found
+
+
+def _frozen(name: str, worker: str) -> Stall:
+    pids: list[int] = []
+
+    def begin(world: World) -> None:
+        pid = world.pid(worker)
+        assert pid is not None
+        pids.append(pid)
+        os.kill(pid, signal.SIGSTOP)
+
+    return Stall(f"{name} frozen", begin, lambda _: os.kill(pids.pop(), signal.SIGCONT))
+
+
+def _line(where: str, mode: str) -> Stall:
+    return Stall(
+        f"{where} {mode}",
+        lambda world: world.proxies[where].set(mode),  # type: ignore[arg-type]  # it is one of them
+        lambda world: world.proxies[where].set("pass"),
+    )
+
+
+def tell(world: World, stall: Stall) -> Told:
+    """Bring one about under a steady trickle of changes, wait until it is told; end it, wait until all is well."""
+    wait_until(lambda: world.lab.health()["status"] == "ok", "health is green before", PATIENCE_SECONDS)
+    with trickle(world):
+        began = time.monotonic()
+        stall.begin(world)
+        codes: tuple[str, ...] = ()
+
+        def red() -> bool:
+            nonlocal codes
+            threading.Event().wait(LOOK_SECONDS)
+            codes = tuple(sorted({problem["code"] for problem in world.lab.health()["problems"]}))
+            return bool(codes)
+
+        try:
+            wait_until(red, f"{stall.name}: health is red", PATIENCE_SECONDS)
+            told = time.monotonic()
+        finally:
+            stall.end(world)
+        over = time.monotonic()
+        wait_until(lambda: _green(world), f"{stall.name}: health is green again", PATIENCE_SECONDS)
+    return Told(told - began, time.monotonic() - over, codes)
+
+
+def _green(world: World) -> bool:
+    threading.Event().wait(LOOK_SECONDS)
+    return world.lab.health()["status"] == "ok"
+
+
+@contextmanager
+def trickle(world: World) -> Iterator[None]:
+    """A few changes a second, as long as the source can be reached: a stall without changes to hold up is none."""
+    done = threading.Event()
+
+    def write() -> None:
+        while not done.wait(BUSY_SECONDS):
+            if is_up(world.source.dsn()):
+                execute(world.source.dsn(), CHANGE)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    try:
+        yield
+    finally:
+        done.set()
+        writer.join(20)
+
+
+@contextmanager
+def a_world(broker: Broker, folder: Path) -> Iterator[World]:
+    """A started world on this broker."""
+    if broker == "embedded":
+        yield from _started(World(broker))
+        return
+    with kafka_behind_proxy(folder) as (kafka, proxy):
+        yield from _started(World(broker, kafka, proxy))
+
+
+def _started(world: World) -> Iterator[World]:
+    try:
+        world.start()
+        yield world
+    finally:
+        world.close()
+
+
+def main() -> int:
+    """Print a line for each stall; exit 1 when one was told too late, or too long."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.stalls", description=__doc__)
+    parser.add_argument("--broker", choices=get_args(Broker), action="append")
+    given = parser.parse_args()
+    late = 0
+    for broker in given.broker or get_args(Broker):
+        with a_world(broker, Path(tempfile.mkdtemp(prefix="sync-hub-stalls-"))) as world:
+            for stall in stalls(world):
+                told = tell(world, stall)
+                bad = told.red_seconds > RED_SECONDS or told.green_seconds > GREEN_SECONDS
+                late += bad
+                print(
+                    f"{broker:9} {stall.name:20} red {told.red_seconds:5.1f} s  green {told.green_seconds:5.1f} s  "
+                    f"{'LATE' if bad else 'ok  '} {', '.join(told.codes)}",
+                    flush=True,
+                )
+    return 1 if late else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
