@@ -277,9 +277,16 @@ class PostgresSource:
     def forget(self, position: str | None) -> None:
         """Drop the slot; the next position has a higher epoch than this one: see `Source.forget`."""
         self._close_log()
-        self._epoch_above = 0 if position is None else load(position, self._recover).epoch
+        self._epoch_above = self._epoch_of(position)
         with self._queries.use() as connection:
             pgslot.drop_slot(connection, self._slot)
+
+    def _epoch_of(self, position: str | None) -> int:
+        """The epoch of a position; 0 where it cannot be read: then only the clock tells that the next one is higher."""
+        try:
+            return 0 if position is None else load(position, self._recover).epoch
+        except Fatal:
+            return 0
 
     def drop(self) -> None:
         """Drop slot and publication: this source is no longer captured, or starts again from nothing."""

@@ -11,6 +11,8 @@ from sync_hub.cli.output import note
 
 LOOK_SECONDS = 0.2
 LINE_SECONDS = 5.0
+SILENT_SECONDS = 15.0
+"""After how long without a word from the worker that works for us we stop waiting."""
 
 
 class Step(NamedTuple):

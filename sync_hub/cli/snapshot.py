@@ -11,16 +11,12 @@ import typer
 
 from sync_hub.cli.options import Config, Json, load_settings, open_state
 from sync_hub.cli.output import print_json, print_table, say
-from sync_hub.cli.progress import Step, follow
+from sync_hub.cli.progress import SILENT_SECONDS, Step, follow
 from sync_hub.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
     from sync_hub.state import Pipeline, State
     from sync_hub.state_snapshots import Snapshot
-
-
-SILENT_SECONDS = 15.0
-"""From when on a hub that does not beat is not waited for."""
 
 
 class Action(StrEnum):

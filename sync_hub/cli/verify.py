@@ -10,8 +10,8 @@ import typer
 
 from sync_hub.cli.options import Config, Json, load_settings, open_state
 from sync_hub.cli.output import print_json, print_table, say
-from sync_hub.cli.progress import Step, follow
-from sync_hub.errors import Unavailable
+from sync_hub.cli.progress import SILENT_SECONDS, Step, follow
+from sync_hub.errors import ConfigError, SyncHubError, Unavailable
 
 if TYPE_CHECKING:
     from sync_hub.state import State
@@ -21,7 +21,7 @@ Names = Annotated[list[str] | None, typer.Argument(help="Pipelines, sources or t
 Repair = Annotated[bool, typer.Option("--repair", help="Write what differs again, remove what is extra, verify again.")]
 Sample = Annotated[int, typer.Option("--sample", metavar="N", min=0, help="Only about N rows of each, at random.")]
 Keys = Annotated[
-    str, typer.Option("--keys", metavar="KEYS", help="Only these: values with commas, or a JSON list of keys.")
+    str | None, typer.Option("--keys", metavar="KEYS", help="Only these: values with commas, or a JSON list of keys.")
 ]
 
 
@@ -30,7 +30,7 @@ def verify(
     names: Names = None,
     repair: Repair = False,
     sample: Sample = 0,
-    keys: Keys = "",
+    keys: Keys = None,
     config: Config = None,
     json: Json = False,
 ) -> int:
@@ -42,7 +42,7 @@ def verify(
     try:
         chosen = requests.chosen_pipelines(names or (), settings, state)
         _refuse_standing(state)
-        asked = requests.to_verify(state, chosen, repair=repair, sample=sample, keys=keys or None)
+        asked = requests.to_verify(state, chosen, repair=repair, sample=sample, keys=keys)
         _wait(state, asked, quiet=json)
         finished = state.verifications.find([one.id for one in asked])
     except KeyboardInterrupt:
@@ -50,27 +50,35 @@ def verify(
         raise
     finally:
         state.close()
+    failure = next((_failure(one) for one in finished if one.state != "done"), None)
+    differs = any(one.state == "done" and not one.report.agrees for one in finished)
     if json:
         print_json([requests.shown_verification(one) for one in finished])
-    else:
-        _show(finished)
-    failed = [one for one in finished if one.state != "done"]
-    if failed:
-        raise Unavailable(
-            "verification_failed",
-            f"{failed[0].pipeline}: {failed[0].error or failed[0].state}",
-            hint="what was found before that is shown above",
-            command=f"sync-hub status {failed[0].pipeline}",
-        )
-    return 1 if any(not one.report.agrees for one in finished) else 0
+        return 1 if differs else failure.exit_code if failure else 0
+    _show(finished)
+    if failure is not None and not differs:
+        raise failure
+    return 1 if differs else 0
+
+
+def _failure(one: Verification) -> SyncHubError:
+    """Why a verification came to no end."""
+    code, _, message = one.error.partition(": ")
+    if code == "bad_key":
+        return ConfigError(code, f"{one.pipeline}: {message}", hint="name rows by their key, each value of its type")
+    return Unavailable(
+        "verification_failed",
+        f"{one.pipeline}: {one.error or one.state}",
+        hint="what was found before that is shown above",
+        command=f"sync-hub status {one.pipeline}",
+    )
 
 
 def _refuse_standing(state: State) -> None:
     """Probes go through the running hub."""
     from sync_hub.runtime.control import LOST_SECONDS
 
-    fresh = {worker.name for worker in state.workers() if time.time() - worker.beat_at < LOST_SECONDS}
-    if "verify" not in fresh:
+    if _silent_seconds(state) > LOST_SECONDS:
         raise Unavailable(
             "hub_not_running",
             "the hub does not run, so nothing can be verified",
@@ -79,13 +87,26 @@ def _refuse_standing(state: State) -> None:
         )
 
 
+def _silent_seconds(state: State) -> float:
+    """How long ago the worker that verifies was heard of."""
+    return time.time() - max((one.beat_at for one in state.workers() if one.name == "verify"), default=0.0)
+
+
 def _wait(state: State, asked: Sequence[Verification], *, quiet: bool) -> None:
     names = [one.id for one in asked]
 
     def look() -> list[Step]:
+        found = state.verifications.find(names)
+        if any(one.finished_at is None for one in found) and _silent_seconds(state) > SILENT_SECONDS:
+            raise Unavailable(
+                "hub_not_running",
+                "the hub does not run any more: it verifies when it does",
+                hint="start it, and look at what was found with sync-hub status",
+                command="sync-hub run",
+            )
         return [
             Step(one.pipeline, one.report.rows_done, one.report.rows_estimated, one.state, one.finished_at is not None)
-            for one in state.verifications.find(names)
+            for one in found
         ]
 
     follow(look, quiet=quiet)
@@ -113,4 +134,7 @@ def _show(finished: Sequence[Verification]) -> None:
 def _result(one: Verification) -> str:
     if one.state != "done":
         return one.state
-    return "equal" if one.report.agrees else "differs"
+    if not one.report.agrees:
+        return "differs"
+    unknown = [f"{count} {word}" for word in ("parked", "busy") if (count := getattr(one.report, word))]
+    return ", ".join(["equal", *unknown])

@@ -195,7 +195,9 @@ class FirstLook:
         """As `_found`, of rows that the target should not have."""
         comparer = self._view.comparer
         found = comparer.found(expected)
-        seen.extend(digest(comparer.key_of(row)) for row in found if row is not None)
+        rejected = [one.key for one in expected if one.error is not None and one.key]
+        there = [row for row in (*found, *comparer.find(rejected)) if row is not None]
+        seen.extend(digest(comparer.key_of(row)) for row in there)
         return found
 
     def _compared(

@@ -117,8 +117,10 @@ class Verify:
         finally:
             run.close()
             self._now = None
-        if done is None:
-            return  # cancelled, or stopped
+        if done is None:  # cancelled, or stopped: then it is begun again
+            if self._control.stopping.is_set():
+                self._state.verifications.store(replace(started, state="waiting", started_at=None))
+            return
         self._state.verifications.store(replace(done, finished_at=time.time()))
         self._conclude(run, done)
 

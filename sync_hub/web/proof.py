@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sync_hub.settings import Settings
 from sync_hub.state_snapshots import CANCELLED, RECOVERY
-from sync_hub.state_verifications import ASKED, SCHEDULE
+from sync_hub.state_verifications import ASKED, SCHEDULE, Verification
 from sync_hub.web.facts import Facts
 from sync_hub.web.problems import DEGRADED, FAILING, Document, Problem, seconds, short
 
@@ -32,7 +32,7 @@ def find(name: str, pipeline: Document, settings: Settings, facts: Facts) -> Ite
     if found and not found["agrees"] and (seconds(found["at"]) or 0.0) >= loaded_at:
         yield _differs(name, pipeline)
     last = facts.verified(name, "done", "failed")
-    if last is not None and last.state == "failed":
+    if last is not None and last.state == "failed" and not _is_over(last):
         yield Problem(
             "verification_failed", DEGRADED, f"pipeline:{name}",
             f"the last verification of {name} failed: {last.error}", "mend what it names, and verify again",
@@ -59,6 +59,11 @@ def paused_snapshots(source: Document, name: str) -> Iterator[Problem]:
         )
 
 
+def _is_over(failed: Verification) -> bool:
+    """Whether a failed verification says nothing about a loaded view: single keys were named, or it was not loaded."""
+    return bool(failed.options.keys) or failed.error.startswith("not_loaded:")
+
+
 def _unproven(name: str, pipeline: Document, facts: Facts) -> Problem:
     why = pipeline["unproven"]
     now, hint, command = _what_happens(name, pipeline, facts)
@@ -70,6 +75,8 @@ def _what_happens(name: str, pipeline: Document, facts: Facts) -> tuple[str, str
     """What happens now to a view in doubt, what a person can do, and the command for it."""
     status, repair = f"sync-hub status {name}", f"sync-hub verify {name} --repair"
     loading, running = pipeline["loading"], pipeline["verifying"]
+    if pipeline["state"] == "failed":
+        return "it has stopped", "mend what stopped it; then it goes on and is verified", status
     if pipeline["phase"] != "loaded":
         if loading is None:
             return "it will be loaded again", "nothing needs to be done; then it is verified", status

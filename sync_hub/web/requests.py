@@ -150,6 +150,6 @@ def shown_verification(one: Verification) -> dict[str, Any]:
         "state": one.state,
         "at": one.finished_at,
         "seconds": None if one.finished_at is None or one.started_at is None else one.finished_at - one.started_at,
-        "agrees": one.report.agrees,
+        "agrees": one.report.agrees if one.state == "done" else None,
         "error": one.error or None,
     } | dict(report)

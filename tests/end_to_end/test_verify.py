@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import uuid
@@ -13,6 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from connectors.local_postgres import LocalPostgres
+from sync_hub.cli.main import main
 from sync_hub.runtime.control import Control
 from sync_hub.runtime.extras import Extras
 from sync_hub.runtime.first_look import FirstLook
@@ -69,6 +71,14 @@ to: {target: crm, table: kept, create: true}
 key: [id]
 copy: [id, name]
 on_delete: keep
+---
+mapping: ratio
+from: {source: {source}, table: public.accounts}
+to: {target: wh, table: ratio, create: true}
+key: [id]
+fields:
+  id: id
+  share: {expr: "round(100 / balance, 2)", type: "numeric(14,2)"}
 ---
 mapping: marked
 from: {source: {source}, table: public.accounts}
@@ -204,6 +214,37 @@ def test_what_can_be_no_key_is_refused(lab: Lab) -> None:
     (failed,) = lab.verified("accounts_to_crm", keys=({"id": 6}, {"id": "six"}))
     assert (failed.state, failed.report.extra) == ("failed", 0)
     assert "bad_key: public.accounts: {'id': 'six'} is no key of this table" in failed.error
+
+
+def test_keys_that_say_nothing_are_refused_by_the_command(lab: Lab) -> None:
+    refused = lab.cli("verify", "accounts_to_crm", "--keys", "six", "--json")
+    assert refused.returncode == 2
+    (shown,) = json.loads(refused.stdout)
+    assert (shown["state"], shown["agrees"]) == ("failed", None)
+    assert "bad_key" in lab.cli("verify", "accounts_to_crm", "--keys", "six").stderr
+    assert lab.cli("verify", "accounts_to_crm", "--keys", "").returncode == 2
+    assert "verification_failed" not in {one["code"] for one in lab.health()["problems"]}
+
+
+def test_rows_that_the_mapping_rejects_are_counted_once_and_named_beside_equal(lab: Lab) -> None:
+    execute(lab.source, "update accounts set balance = 0 where id in (21, 22)")
+    try:
+        (found,) = lab.verify("ratio")
+        assert (found.matched, found.parked, found.missing, found.extra) == (498, 2, 0, 0)
+        shown = lab.cli("verify", "ratio")
+        assert (shown.returncode, "equal, 2 parked" in shown.stdout) == (0, True), shown.stdout
+    finally:
+        execute(lab.source, "update accounts set balance = id + 0.25 where id in (21, 22)")
+
+
+def test_who_waits_for_a_verification_is_told_when_the_hub_is_gone(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sync_hub.cli.verify.SILENT_SECONDS", -1.0)
+    with pytest.raises(SystemExit) as ended:
+        main(["-c", str(lab.config), "verify", "ratio"])
+    assert ended.value.code == 3
+    assert "hub_not_running" in capsys.readouterr().err
 
 
 def test_extra_rows_under_a_computed_key_are_found_and_removed(lab: Lab) -> None:

@@ -214,6 +214,8 @@ def test_another_server_or_an_unreadable_position_is_fatal(any_dsn: str, capture
         with pytest.raises(Fatal) as raised:
             log.source.open(position)
         assert raised.value.code == code
+    log.source.forget("mysql-bin.000004:77")  # recovery begins anew all the same
+    assert json.loads(log.source.open(None))["epoch"] > json.loads(log.position or "")["epoch"]
 
 
 @pytest.mark.usefixtures("table")
