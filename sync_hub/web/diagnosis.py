@@ -261,7 +261,7 @@ def _waiting(name: str, pipeline: Document, sources: Document, limits: Limits, f
         f"{name} waits for {source} to tell about {table}, which it has not done"
         if unknown
         else f"{name} has not begun: nobody loads the existing rows of {table}",
-        f"is {table} among the tables of {source}? Those are read when its capture starts"
+        f"add {table} to the tables of {source} if it is not there, and start the hub again: they are read at its start"
         if unknown
         else f"look into the log of capture:{source}",
         "sync-hub check" if unknown else f"sync-hub status {source}",
