@@ -131,6 +131,8 @@ class Draft:
 
     def write(self) -> dict[str, list[str]]:
         """Read the catalog and write what is missing; says what was written, kept and left out, and what comes next."""
+        from sync_hub.mapping.catalog import catalog_text
+
         tables, left_out = self._tables()
         if not tables:
             raise ConfigError(
@@ -140,6 +142,8 @@ class Draft:
             )
         done: dict[str, list[str]] = {"written": [], "kept": [], "left_out": left_out, "next": []}
         self._put(self._file, self._configuration(tables), done)
+        saved = self._root / "config" / "catalog" / f"{self._source.name}.yaml"
+        self._put(saved, catalog_text(self._source.name, tables), done)
         names = [table.name for table in tables]
         for table in tables:
             stem = _name(table.full_name if names.count(table.name) > 1 else table.name, "table")

@@ -22,7 +22,13 @@ _HEAD = "# Tables of the source {name} as its catalog had them: `sync-hub check 
 
 
 def save_catalog(path: Path, name: str, tables: Sequence[Table]) -> None:
-    """Write the tables of a source, sorted by name; folders are made."""
+    """Write the tables of a source; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(catalog_text(name, tables), encoding="utf-8")
+
+
+def catalog_text(name: str, tables: Sequence[Table]) -> str:
+    """The tables of a source as they are saved, sorted by name."""
     lines = [_HEAD.format(name=name)]
     for table in sorted(tables, key=lambda table: table.full_name):
         lines.append(f"{_quoted(table.full_name)}:\n")
@@ -32,8 +38,7 @@ def save_catalog(path: Path, name: str, tables: Sequence[Table]) -> None:
             lines.append(f"  unique: [{groups}]\n")
         lines.append("  columns:\n")
         lines += [f"    {_quoted(column.name)}: {_quoted_type(_written(column))}\n" for column in table.columns]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(lines), encoding="utf-8")
+    return "".join(lines)
 
 
 def load_catalog(path: Path) -> dict[str, Table]:

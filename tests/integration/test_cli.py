@@ -179,7 +179,9 @@ def test_init_never_overwrites(drafted: Project, tmp_path: Path) -> None:
     project.write("config/hub.yaml", "mine: true\n")
     done = project.json("init", "--source", drafted.dsn, "--tables", "public.pairs, public.cust*")
     assert done["kept"] == ["config/hub.yaml"]
-    assert sorted(Path(path).name for path in done["written"]) == ["customers.yaml", "pairs.yaml"]
+    catalog, *mappings = sorted(done["written"])
+    assert Path(catalog).parent == Path("config/catalog")
+    assert mappings == ["mappings/customers.yaml", "mappings/pairs.yaml"]
     assert (tmp_path / "config" / "hub.yaml").read_text() == "mine: true\n"
     assert project.json("init", "--source", drafted.dsn)["written"] == []
 
