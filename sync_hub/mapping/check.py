@@ -113,7 +113,7 @@ class _Check:
         column = self._columns.get(field.name)
         if column is None:
             close = difflib.get_close_matches(field.name, self._columns, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"it has: {', '.join(self._columns)}"
+            hint = f"did you mean {close[0]}?" if close else f"add it there; it has: {', '.join(self._columns)}"
             message = f"target table {self._spec.target_table} has no column {field.name}"
             yield self._found("unknown_target_column", message, *field.path, hint=hint)
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -19,12 +20,14 @@ from sync_hub.mapping.check import check_mapping
 from sync_hub.mapping.faults import SyntaxProblem
 from sync_hub.mapping.loader import Bundle, load_bundles
 from sync_hub.mapping.spec import MappingSpec, parse_spec
-from sync_hub.model import Finding, Offset, Parked, SinkBatch, Table, TopicInfo
+from sync_hub.model import Column, Finding, Offset, Parked, SinkBatch, Table, TopicInfo
 from sync_hub.ports import BlockSink, Broker, Sink
 from sync_hub.runtime.control import Rate
 from sync_hub.runtime.parking import Held, Share, closed, with_seqs
 from sync_hub.settings import Settings
 from sync_hub.state import Pipeline, State
+
+LOG = logging.getLogger(__name__)
 
 _NAME = re.compile(r"^\s*[a-z_][a-z0-9_]*\s*$")
 
@@ -170,25 +173,14 @@ class Delivery:
         self.mapping = compile_mapping(stored_bundle(self.pipeline), table, secrets=os.environ)
 
     def fit(self, sink: Sink, table: Table, shared_by: Sequence[str], *, copy: bool) -> None:
-        """Check the mapping against both catalogs, creating the target table if the mapping says so.
+        """Check the mapping against both catalogs; the target's table is made and widened if the mapping says `create`.
 
         `copy`: whether existing rows may go straight to the view.
         """
         spec = self.mapping.spec
         target = sink.describe(spec.target_table)
-        if target is None and spec.create and self.pipeline.phase not in BEGINNING:
-            raise Fatal(
-                "target_table_missing",
-                f"pipeline {self.name}: the table {spec.target_table} is gone from target {spec.target}, and its rows "
-                "with it",
-                hint="restore it, or load the pipeline again",
-                command=f"sync-hub snapshot {self.name} --reload",
-            )
-        if target is None and spec.create:
-            schema, _, name = spec.target_table.rpartition(".")
-            columns = self.mapping.target_columns()
-            sink.create(Table(schema, name, columns, key=self.mapping.key, unique=(self.mapping.key,)))
-            target = sink.describe(spec.target_table)
+        if spec.create:
+            target = self._made(sink, target)
         refuse(check_mapping(self.mapping, table, target))
         if target is not None:
             self.target = target
@@ -198,6 +190,39 @@ class Delivery:
             sink.share(spec.target_table, shared_by)
         wanted = copy and not self.shared and isinstance(sink, BlockSink)
         self.copyable = wanted and bool(self.mapping.copied(self.mapping.columns, self.target))
+
+    def _made(self, sink: Sink, target: Table | None) -> Table | None:
+        """The target's table as this mapping needs it, while all its rows are about to be loaded; else it must be so.
+
+        Columns are added only where rows are loaded again: a table that a new mapping finds may be somebody else's.
+        """
+        spec, phase, columns = self.mapping.spec, self.pipeline.phase, self.mapping.target_columns()
+        if target is None and phase not in BEGINNING:
+            raise Fatal(
+                "target_table_missing",
+                f"pipeline {self.name}: the table {spec.target_table} is gone from target {spec.target}, and its rows "
+                "with it",
+                hint="restore it, or load the pipeline again",
+                command=f"sync-hub snapshot {self.name} --reload",
+            )
+        if target is None:
+            schema, _, name = spec.target_table.rpartition(".")
+            sink.create(Table(schema, name, columns, key=self.mapping.key, unique=(self.mapping.key,)))
+            return sink.describe(spec.target_table)
+        lacking = missing_columns(self.mapping, target)
+        if lacking and phase == "adopting":
+            ddl = sink.add_columns(spec.target_table, lacking)
+            LOG.info("pipeline %s: %s", self.name, ddl, extra={"action": "add_columns"})
+            return sink.describe(spec.target_table)
+        if lacking and phase not in BEGINNING:
+            raise Fatal(
+                "unknown_target_column",
+                f"pipeline {self.name}: target table {spec.target_table} has no column "
+                f"{', '.join(column.name for column in lacking)}",
+                hint="have it added, and all rows written again",
+                command=f"sync-hub apply {self.name}",
+            )
+        return target
 
     def start(self, sink: Sink, broker: Broker, state: State) -> None:
         """Make sure of an offset row for every partition. A pipeline that is new starts at the topic's end."""
@@ -341,6 +366,12 @@ def is_copy_row(row: Offset) -> bool:
 def copy_row(rows: Sequence[Offset]) -> Offset | None:
     """Of one pipeline's offsets, the row that says how far copying came."""
     return next(filter(is_copy_row, rows), None)
+
+
+def missing_columns(mapping: CompiledMapping, target: Table) -> tuple[Column, ...]:
+    """What a mapping writes and its target's table has not, in the mapping's order."""
+    there = {column.name for column in target.columns}
+    return tuple(column for column in mapping.target_columns() if column.name not in there)
 
 
 def refuse(findings: Sequence[Finding]) -> None:

@@ -32,7 +32,7 @@ from sync_hub.mapping.loader import Bundle
 from sync_hub.mapping.spec import MappingSpec, parse_spec
 from sync_hub.model import Column, Finding, Table
 from sync_hub.ports import Sink, Source
-from sync_hub.runtime.pipelines import BEGINNING, configured, differs, is_copy_row, stored_bundle
+from sync_hub.runtime.pipelines import BEGINNING, configured, differs, is_copy_row, missing_columns, stored_bundle
 from sync_hub.settings import Settings
 from sync_hub.state import Pipeline, State
 
@@ -183,11 +183,11 @@ class Planner:
         compiled, notes = _compiled(before, table)
         written = set() if pipeline.phase in BEGINNING else self._hashes(pipeline)
         other_rows = compiled is None or compiled.hash != mapping.hash or bool(written - {mapping.hash})
-        if not other_rows:
+        if not other_rows and (pipeline.phase in _NO_ROWS or not self._lacks(mapping)):
             return _change("text", bundle, spec) if differs(bundle, pipeline) else None
         settings = [*setting_changes(old, spec), *lookup_changes(before.lookups, bundle.lookups)]
-        if compiled is not None and compiled.hash == mapping.hash:
-            notes += ("a secret, or a source column's type, is not what the rows were written with",)
+        if compiled is not None and compiled.hash == mapping.hash and other_rows:
+            notes += ("a secret, or the source's columns, are not what the rows were written with",)
         change = _change(
             "changed",
             bundle,
@@ -205,9 +205,7 @@ class Planner:
         """The change with what it means for the target and for rows."""
         spec = mapping.spec
         target = self._sink(spec.target).describe(spec.target_table)
-        there = {column.name for column in target.columns} if target else set()
-        missing = tuple(column for column in mapping.target_columns() if column.name not in there)
-        adds = missing if spec.create and target and change.kind == "changed" else ()
+        adds = missing_columns(mapping, target) if spec.create and target and change.kind == "changed" else ()
         after = msgspec.structs.replace(target, columns=(*target.columns, *adds)) if target else None
         rows, more = self._source(spec.source).read_page(table.full_name, None, SAMPLE_ROWS)
         return msgspec.structs.replace(
@@ -218,6 +216,11 @@ class Planner:
             sample=compare_rows(old, mapping, rows),
             findings=(*change.findings, *check_mapping(mapping, table, after)),
         )
+
+    def _lacks(self, mapping: CompiledMapping) -> bool:
+        """Whether the target's table, where there is one, lacks columns: the source got one that `copy: all` takes."""
+        target = self._sink(mapping.spec.target).describe(mapping.spec.target_table)
+        return target is not None and bool(missing_columns(mapping, target))
 
     def _not_empty(self, spec: MappingSpec) -> tuple[Finding, ...]:
         """Rows under other keys, or of somebody else, would stay among the new ones."""

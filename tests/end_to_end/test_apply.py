@@ -187,3 +187,22 @@ def test_a_dropped_field_keeps_its_values_a_new_mapping_is_loaded_and_one_that_i
     lab.agrees()
     assert query(lab.target, "select sum(balance) from accounts") == balances
     assert set(lab.health()["pipelines"]) == {"accounts", "again", "orders"}
+
+
+def test_a_column_that_the_source_gets_is_added_to_a_view_that_copies_all_and_one_that_is_dropped_there_by_apply(
+    lab: Changing,
+) -> None:
+    lab.change(("copy: [shop, number, total, note]", "copy: all"))
+    assert lab.cli("apply").returncode == 0
+    execute(lab.source, "alter table orders add column extra text default 'new'", "update orders set note = 'x'")
+    lab.until([("new",)], "select distinct to_jsonb(o) ->> 'extra' from orders o")
+    lab.proven("orders")
+    assert lab.cli("pause", "orders").returncode == 0
+    execute(lab.target, "alter table orders drop column extra")
+    lab.becomes("orders", "paused")
+    lab.resume("orders")
+    error = lab.becomes("orders", "failed")["error"]
+    assert (error["code"], error["command"]) == ("unknown_target_column", "sync-hub apply orders")
+    assert lab.answer("apply", code=0)["applied"] == ["orders"]
+    lab.proven("orders")
+    lab.agrees()

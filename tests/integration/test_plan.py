@@ -220,6 +220,20 @@ def test_a_reload_whose_state_was_not_written_is_asked_for_again(project: Planne
     assert project.pipelines()["people"].phase == "adopting"
 
 
+@pytest.mark.parametrize("phase", ["loaded", "adopting"])
+def test_a_column_that_the_target_lacks_is_added_though_no_file_has_changed(project: Planned, phase: str) -> None:
+    project.people(("fields:\n  id: id\n  name: upper(name)\n  born: born\n", "copy: all\n"))
+    with psycopg.connect(project.dsn, autocommit=True) as connection:
+        connection.execute("alter table people add column extra text")
+    project.applied(phase)
+    change = project.plan()
+    assert [one["name"] for one in change["columns"]] == ["active", "extra"]
+    assert (change["kind"], change["notes"], change["fields"]) == ("changed", [], [])
+    assert project.json("apply", code=0)["applied"] == ["people"]
+    assert list(project.columns()) == ["id", "name", "born", "active", "extra"]
+    assert project.json("plan", code=0)["changes"] == []
+
+
 def test_columns_are_added_to_a_sqlite_target_too(project: Planned) -> None:
     project.write("mappings/wh.yaml", PEOPLE.replace("crm", "wh").replace("mapping: people", "mapping: stored"))
     project.applied()

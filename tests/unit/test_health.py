@@ -354,6 +354,16 @@ def test_a_view_in_doubt_says_why_and_what_happens_now(hub: HubState) -> None:
     assert health(hub)["problems"] == []
 
 
+def test_a_view_in_doubt_whose_pipeline_failed_does_not_say_that_nothing_needs_to_be_done(hub: HubState) -> None:
+    hub.well()
+    hub.state.reload([PIPELINE], "public.customers: its columns changed")
+    hub.deliver(pipelines={PIPELINE: {"state": "failed", "error": ERROR}})
+    found = {problem["code"]: problem for problem in health(hub)["problems"]}
+    assert set(found) == {"pipeline_failed", "view_unproven"}
+    assert found["view_unproven"]["message"].endswith("it has stopped")
+    assert found["view_unproven"]["hint"].startswith("mend what stopped it")
+
+
 def test_loading_that_was_given_up_waits_for_a_person(hub: HubState) -> None:
     hub.well()
     hub.execute("update sync_hub_pipelines set phase = 'loading'")
