@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sync_hub.cli.options import Config, Json, load_settings, open_state
-from sync_hub.cli.output import note, paint, print_json, print_json_line, print_table, say, say_finding
+from sync_hub.cli.output import note, paint, print_json, print_json_line, say, say_finding
 from sync_hub.errors import ConfigError, Unavailable
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ def list_(
     if json:
         print_json([parked.document(row) for row in rows])
     elif rows:
-        print_table(("record", "key", "state", "error", "attempts", "since", "next try"), [_line(row) for row in rows])
+        for row in rows:
+            told = {"message": row.message, "hint": _state(row), "command": ""}
+            say_finding("error" if row.is_open else "info", f"{row.id} {row.key}", row.code, told)
     else:
         say("nothing is parked")
     return int(any(row.is_open for row in rows))
@@ -181,14 +183,18 @@ class _Hub:
         return parked.find(self.settings, self.state, wanted)
 
 
-def _line(row: Parked) -> tuple[Any, ...]:
-    error = (row.code, row.message[:100])
-    return row.id, row.key, row.state, error, row.attempts, _time(row.first_at), _next(row)
+def _state(row: Parked) -> str:
+    """What has become of it, and what comes next, in one line."""
+    attempts = "1 attempt" if row.attempts == 1 else f"{row.attempts} attempts"
+    so_far = f"{row.state} since {_time(row.first_at)}, {attempts}"
+    if not row.is_open:
+        return so_far + (f": {row.reason}" if row.reason else "")
+    return f"{so_far}, {_next(row) if row.next_at is None else f'next try {_next(row)}'}"
 
 
 def _next(row: Parked) -> str:
     if not row.is_open:
-        return row.reason or "–"
+        return ""
     return "waits for a person" if row.next_at is None else _time(row.next_at)
 
 
