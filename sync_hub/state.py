@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sync_hub import state_tables as stored
 from sync_hub.model import Table
@@ -24,6 +25,8 @@ from sync_hub.state_snapshots import Snapshot, SnapshotStore
 from sync_hub.state_verifications import VerificationStore
 from sync_hub.store import Store, upsert
 
+NO_ROWS = frozenset({"new", "starting"})
+"""Phases in which a pipeline has no rows in its target."""
 PROGRESS_KEPT = 500
 """Progress records kept in full for each source; older ones are thinned to one a minute."""
 
@@ -59,6 +62,30 @@ class Pipeline(Struct, frozen=True):
     loaded_at: float | None = None
     unproven: str = ""
     reloads: int = 0
+
+
+class Step(Struct, frozen=True):
+    """One pipeline's part of a plan: what the plan rests on (None: never applied), and what is to be.
+
+    `after` None: it is forgotten. Of one that has begun only the `bundle` is taken. `reload` says why all its rows are
+    written again; empty: they are not.
+    """
+
+    name: str
+    planned: Pipeline | None
+    after: Pipeline | None
+    reload: str = ""
+
+    def rests_on(self, known: Pipeline | None) -> bool:
+        """Whether the pipeline is what was planned on, or a hub that started meanwhile took the same file."""
+        planned, after = self.planned, self.after
+        if known is None:
+            return planned is None
+        if after is not None and known.phase == "new" and known.bundle == after.bundle:
+            return True
+        if planned is None or (known.bundle, known.reloads) != (planned.bundle, planned.reloads):
+            return False
+        return planned.phase not in NO_ROWS or known.phase == planned.phase
 
 
 class Worker(Struct, frozen=True):
@@ -204,30 +231,39 @@ class State:
         with self._store.transaction(write=True) as connection:
             known = connection.execute(sa.select(one.name).where(one.name == pipeline.name)).scalar()
             if known is None:
-                values = msgspec.structs.asdict(pipeline)
-                values["table_name"] = values.pop("table")
-                connection.execute(sa.insert(stored.pipelines).values(**values))
+                connection.execute(sa.insert(stored.pipelines).values(**_values(pipeline)))
             return known is None
 
     def pipelines(self) -> list[Pipeline]:
         """All applied pipelines, by name."""
         with self._store.transaction(write=False) as connection:
-            rows = connection.execute(sa.select(stored.pipelines).order_by(stored.pipelines.c.name)).all()
-        return [
-            Pipeline(
-                row.name,
-                row.source,
-                row.table_name,
-                row.target,
-                row.bundle,
-                row.applied_at,
-                row.phase,
-                row.loaded_at,
-                row.unproven,
-                row.reloads,
-            )
-            for row in rows
-        ]
+            return _pipelines(connection)
+
+    def apply(self, steps: Sequence[Step]) -> list[str]:
+        """Carry a plan out: all steps, or none where pipelines are not what it rests on; returns the names of these."""
+        with self._store.transaction(write=True) as connection:
+            if connection.dialect.name == "postgresql":  # what is not there yet cannot be locked by itself
+                connection.exec_driver_sql("lock table sync_hub_loads, sync_hub_pipelines in share row exclusive mode")
+            known = {pipeline.name: pipeline for pipeline in _pipelines(connection)}
+            outdated = [step.name for step in steps if not step.rests_on(known.get(step.name))]
+            if not outdated:
+                for step in steps:
+                    self._carry_out(connection, step, known.get(step.name))
+            return outdated
+
+    def _carry_out(self, connection: sa.Connection, step: Step, known: Pipeline | None) -> None:
+        after, begun = step.after, known is not None and known.phase != "new"
+        if after is None or step.reload or not begun:
+            self.snapshots.leave(connection, [step.name])
+        if after is None:
+            connection.execute(sa.delete(stored.pipelines).where(stored.pipelines.c.name == step.name))
+            return
+        if known is not None and begun:
+            after = replace(known, bundle=after.bundle, applied_at=time.time())
+            if step.reload:
+                reloads = known.reloads + 1
+                after = replace(after, phase="adopting", unproven=step.reload, loaded_at=None, reloads=reloads)
+        upsert(connection, stored.pipelines, ("name",), _values(after))
 
     def remove_pipeline(self, name: str) -> None:
         """Forget a pipeline whose mapping is gone, and what was begun to load for it."""
@@ -242,28 +278,13 @@ class State:
         with self._store.transaction(write=True) as connection:
             connection.execute(sa.update(stored.pipelines).where(where).values(phase=phase))
 
-    def reload(self, names: Sequence[str], reason: str, bundles: Mapping[str, str] | None = None) -> None:
-        """Have these pipelines loaded again and verified (`guarantees.md` §7), under new bundles where given.
-
-        A new pipeline only takes its new bundle. Loading that was begun is given up.
-        """
+    def reload(self, names: Sequence[str], reason: str) -> None:
+        """Have these pipelines loaded again and verified (`guarantees.md` §7). Loading that was begun is given up."""
         one = stored.pipelines.c
         again = {"phase": "adopting", "unproven": reason, "loaded_at": None, "reloads": one.reloads + 1}
         with self._store.transaction(write=True) as connection:
             self.snapshots.leave(connection, names)
-            for name in names:
-                where = one.name == name
-                if bundles and name in bundles:
-                    changed = {"bundle": bundles[name], "applied_at": time.time()}
-                    connection.execute(sa.update(stored.pipelines).where(where).values(**changed))
-                    where &= one.phase != "new"
-                connection.execute(sa.update(stored.pipelines).where(where).values(**again))
-
-    def replace_bundle(self, name: str, bundle: str) -> None:
-        """A pipeline's mapping as it is written now, when it gives the same rows: nothing is loaded again."""
-        where = stored.pipelines.c.name == name
-        with self._store.transaction(write=True) as connection:
-            connection.execute(sa.update(stored.pipelines).where(where).values(bundle=bundle, applied_at=time.time()))
+            connection.execute(sa.update(stored.pipelines).where(one.name.in_(names)).values(**again))
 
     def adopted(self, pipeline: Pipeline) -> None:
         """Its offsets are fitted, for this reload; where another one was asked for meanwhile, that is still to do."""
@@ -377,6 +398,31 @@ class State:
     def close(self) -> None:
         """Let go of connections."""
         self._store.close()
+
+
+def _pipelines(connection: sa.Connection) -> list[Pipeline]:
+    rows = connection.execute(sa.select(stored.pipelines).order_by(stored.pipelines.c.name)).all()
+    return [
+        Pipeline(
+            row.name,
+            row.source,
+            row.table_name,
+            row.target,
+            row.bundle,
+            row.applied_at,
+            row.phase,
+            row.loaded_at,
+            row.unproven,
+            row.reloads,
+        )
+        for row in rows
+    ]
+
+
+def _values(pipeline: Pipeline) -> dict[str, Any]:
+    values = msgspec.structs.asdict(pipeline)
+    values["table_name"] = values.pop("table")
+    return values
 
 
 def _pauses_in_force(connection: sa.Connection) -> list[Pause]:

@@ -55,7 +55,7 @@ def document(planned: Plan) -> dict[str, Any]:
     changes = []
     for change in planned.changes:
         part = to_builtins(change)
-        del part["bundle"]
+        del part["bundle"], part["planned"]
         part["columns"] = [{"name": column.name, "type": column.type} for column in change.columns]
         changes.append(part)
     return {"changes": changes, "applicable": not planned.errors}

@@ -25,7 +25,7 @@ from sync_hub.ports import BlockSink, Broker, Sink
 from sync_hub.runtime.control import Rate
 from sync_hub.runtime.parking import Held, Share, closed, with_seqs
 from sync_hub.settings import Settings
-from sync_hub.state import Pipeline, State
+from sync_hub.state import Pipeline, State, Step
 
 LOG = logging.getLogger(__name__)
 
@@ -91,14 +91,12 @@ def register(settings: Settings, state: State) -> list[str]:
     for name in applied.keys() - found.keys():
         state.remove_pipeline(name)
     for name, (bundle, spec) in found.items():
-        if name in applied and applied[name].phase == "new" and differs(bundle, applied[name]):
-            state.remove_pipeline(name)  # it never began: nothing rests on what it was
-            del applied[name]
-        if name not in applied:
-            text = msgspec.json.encode(bundle).decode()
-            state.add_pipeline(Pipeline(name, spec.source, spec.table, spec.target, text, time.time(), "new"))
-        elif differs(bundle, applied[name]):
-            pending.append(name)
+        text, known = msgspec.json.encode(bundle).decode(), applied.get(name)
+        new = Pipeline(name, spec.source, spec.table, spec.target, text, time.time(), "new")
+        if known is None:
+            state.add_pipeline(new)
+        elif differs(bundle, known) and (known.phase != "new" or state.apply([Step(name, known, new)])):
+            pending.append(name)  # else it never began: nothing rests on what it was
     return pending
 
 

@@ -34,14 +34,13 @@ from sync_hub.model import Column, Finding, Table
 from sync_hub.ports import Sink, Source
 from sync_hub.runtime.pipelines import BEGINNING, configured, differs, is_copy_row, missing_columns, stored_bundle
 from sync_hub.settings import Settings
-from sync_hub.state import Pipeline, State
+from sync_hub.state import NO_ROWS, Pipeline, State, Step
 
 SAMPLE_ROWS = 200
 """How many rows are mapped both ways: the first by key, which no table takes long to give."""
 REASON = "its mapping was changed"
 """Why a pipeline is in doubt until it was loaded again and verified."""
 
-_NO_ROWS = frozenset({"new", "starting"})
 _OFFSETS = "sync_hub_offsets"
 
 
@@ -51,7 +50,8 @@ class Change(Struct, frozen=True):
     `new`: never applied, all rows are loaded. `changed`: all rows are written again. `text`: the file differs in
     nothing that rows are made of. `gone`: there is no file any more; the rows stay and are not kept current.
     `columns` are added to the target table; `creates` says that the whole table is. `rows` to write are an estimate,
-    None where none are written. Findings that are errors refuse it.
+    None where none are written. Findings that are errors refuse it. `planned` is the pipeline that this was planned on,
+    None where nothing was applied: only that one may be changed.
     """
 
     mapping: str
@@ -71,6 +71,7 @@ class Change(Struct, frozen=True):
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
     bundle: str = ""
+    planned: Pipeline | None = None
 
     @property
     def dropped(self) -> list[str]:
@@ -118,15 +119,19 @@ def make_plan(settings: Settings, applied: Mapping[str, Pipeline], names: Sequen
                 else _gone(stored_bundle(applied[name]))
             )
             if change is not None:
-                changes.append(change)
+                changes.append(msgspec.structs.replace(change, planned=applied.get(name)))
     return Plan(tuple(changes))
 
 
 def carry_out(settings: Settings, state: State, plan: Plan) -> list[str]:
-    """Do what a plan without errors says; returns the DDL that ran. Done again, it changes nothing more.
+    """Do what a plan without errors says; returns the DDL that ran.
 
-    The target's columns come first: what is loaded again finds them. Everything else is asked of the workers.
+    The target's columns come first: what is loaded again finds them. Everything else is asked of the workers. Raises
+    `ConfigError` (`plan_outdated`) when pipelines are not what the plan rests on: then nothing was applied.
     """
+    steps = [_step(change) for change in plan.changes]
+    known = {pipeline.name: pipeline for pipeline in state.pipelines()}
+    _refuse_outdated([step.name for step in steps if not step.rests_on(known.get(step.name))])
     ddl = []
     for change in plan.of_kind("changed"):
         if change.columns:
@@ -135,18 +140,26 @@ def carry_out(settings: Settings, state: State, plan: Plan) -> list[str]:
                 ddl.append(sink.add_columns(change.target_table, change.columns))
             finally:
                 sink.close()
-    bundles = {change.mapping: change.bundle for change in plan.of_kind("changed")}
-    if bundles:
-        state.reload(list(bundles), REASON, bundles)
-    for change in plan.of_kind("text"):
-        state.replace_bundle(change.mapping, change.bundle)
-    for change in plan.of_kind("new"):
-        spec = parse_spec(msgspec.json.decode(change.bundle, type=Bundle))
-        state.remove_pipeline(spec.name)  # one that never began may have been stored from an earlier file
-        state.add_pipeline(Pipeline(spec.name, spec.source, spec.table, spec.target, change.bundle, time.time(), "new"))
-    for change in plan.of_kind("gone"):
-        state.remove_pipeline(change.mapping)
+    _refuse_outdated(state.apply(steps))
     return [statement for statement in ddl if statement]
+
+
+def _step(change: Change) -> Step:
+    if change.kind == "gone":
+        return Step(change.mapping, change.planned, None)
+    spec = parse_spec(msgspec.json.decode(change.bundle, type=Bundle))
+    after = Pipeline(spec.name, spec.source, spec.table, spec.target, change.bundle, time.time(), "new")
+    return Step(change.mapping, change.planned, after, REASON if change.kind == "changed" else "")
+
+
+def _refuse_outdated(names: Sequence[str]) -> None:
+    if names:
+        raise ConfigError(
+            "plan_outdated",
+            f"applied, loaded again or forgotten since this was planned: {', '.join(names)}",
+            hint="nothing was applied; look at what there is to apply now",
+            command="sync-hub plan",
+        )
 
 
 class Planner:
@@ -183,7 +196,7 @@ class Planner:
         compiled, notes = _compiled(before, table)
         written = set() if pipeline.phase in BEGINNING else self._hashes(pipeline)
         other_rows = compiled is None or compiled.hash != mapping.hash or bool(written - {mapping.hash})
-        if not other_rows and (pipeline.phase in _NO_ROWS or not self._lacks(mapping)):
+        if not other_rows and (pipeline.phase in NO_ROWS or not self._lacks(mapping)):
             return _change("text", bundle, spec) if differs(bundle, pipeline) else None
         settings = [*setting_changes(old, spec), *lookup_changes(before.lookups, bundle.lookups)]
         if compiled is not None and compiled.hash == mapping.hash and other_rows:
@@ -197,7 +210,7 @@ class Planner:
             key_changed=key_differs(old, spec, table),
             notes=notes,
         )
-        if pipeline.phase not in _NO_ROWS and (change.key_changed or old.target_table != spec.target_table):
+        if pipeline.phase not in NO_ROWS and (change.key_changed or old.target_table != spec.target_table):
             change = msgspec.structs.replace(change, findings=self._not_empty(spec))
         return self._described(change, mapping, compiled, table)
 

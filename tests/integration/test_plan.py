@@ -8,7 +8,7 @@ import os
 import pty
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -293,7 +293,9 @@ def test_at_a_terminal_somebody_is_asked(project: Planned) -> None:
     assert project.pipelines()["people"].phase == "adopting"
 
 
-def at_terminal(project: Planned, *arguments: str, answer: str) -> tuple[int, str]:
+def at_terminal(
+    project: Planned, *arguments: str, answer: str, meanwhile: Callable[[], object] = lambda: None
+) -> tuple[int, str]:
     """Run a command at a terminal and answer its question; the exit code, and all that was shown."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -311,10 +313,41 @@ def at_terminal(project: Planned, *arguments: str, answer: str) -> tuple[int, st
         while part := os.read(ours, 4096):
             told += part
             if not answered and b"apply this?" in told:
+                meanwhile()
                 os.write(ours, f"{answer}\n".encode())
                 answered = True
     os.close(ours)
     return process.wait(30), told.decode()
+
+
+def test_an_answer_that_comes_late_takes_back_nothing_that_was_applied_meanwhile(project: Planned) -> None:
+    def another() -> None:
+        project.people(("upper(name)", "lower(name)"))
+        project.call("apply", "--yes")
+
+    project.people(("upper(name)", "upper(name)\n  nick: left(name, 4)"))
+    code, told = at_terminal(project, "apply", answer="y", meanwhile=another)
+    assert (code, told.splitlines()[-1].split(":")[0]) == (2, "plan_outdated"), told
+    assert told.splitlines()[-1].endswith("(run: sync-hub plan)")
+    assert "lower(name)" in stored_bundle(project.pipelines()["people"]).document
+    assert "nick" not in project.columns(), "nothing was applied"
+
+
+def test_a_new_pipeline_that_runs_meanwhile_is_not_begun_anew(project: Planned) -> None:
+    others = PEOPLE.replace("mapping: people", "mapping: others").replace("public.people", "public.others")
+    project.write("mappings/others.yaml", others.replace("people_view", "others").replace("  born: born\n", ""))
+    running: list[Pipeline] = []
+
+    def runs() -> None:
+        project.call("apply", "--yes")
+        settings = load(project.folder / "config" / "hub.yaml", project.environment)
+        with contextlib.closing(State(settings.hub.state)) as state:
+            state.advance_phase(["others"], "loaded", only_from=["new"])
+        running.append(project.pipelines()["others"])
+
+    code, told = at_terminal(project, "apply", answer="y", meanwhile=runs)
+    assert (code, "plan_outdated" in told) == (2, True), told
+    assert project.pipelines()["others"] == running[0]
 
 
 def test_a_mapping_whose_file_is_gone_is_forgotten_after_a_yes(project: Planned) -> None:

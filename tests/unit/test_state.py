@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sync_hub import state as state_module
 from sync_hub.errors import ConfigError, Unavailable
 from sync_hub.model import Column, Table
-from sync_hub.state import PROGRESS_KEPT, Pipeline, Progress, State
+from sync_hub.state import PROGRESS_KEPT, Pipeline, Progress, State, Step
 from sync_hub.state_snapshots import Snapshot
 from sync_hub.state_verifications import FINISHED_KEPT, Verification, VerificationOptions
 from sync_hub.store import CHECKPOINT_EVERY_WRITES
@@ -124,7 +124,7 @@ def test_a_load_that_is_cancelled_leaves_its_view_in_doubt(state: State) -> None
 def test_a_reload_gives_up_what_was_loading_and_is_proven_only_by_its_own_verification(state: State) -> None:
     state.add_pipeline(msgspec.structs.replace(PIPELINE, phase="ready"))
     state.snapshots.begin_ready("erp", {"public.customers": 100})
-    state.reload(["customer_to_crm"], "mapping changed", {"customer_to_crm": '{"new": 1}'})
+    assert state.apply([Step("customer_to_crm", state.pipelines()[0], changed('{"new": 1}'), "mapping changed")]) == []
     assert state.snapshots.unfinished("erp") == []
     (again,) = state.pipelines()
     assert (again.phase, again.unproven, again.bundle) == ("adopting", "mapping changed", '{"new": 1}')
@@ -143,10 +143,37 @@ def test_a_reload_gives_up_what_was_loading_and_is_proven_only_by_its_own_verifi
     assert state.pipelines()[0].unproven == ""
 
 
-def test_a_pipeline_without_rows_only_takes_its_new_bundle(state: State) -> None:
+def changed(bundle: str, phase: str = "new") -> Pipeline:
+    """The pipeline with another bundle."""
+    return msgspec.structs.replace(PIPELINE, bundle=bundle, phase=phase)
+
+
+def test_a_pipeline_that_has_not_begun_is_replaced(state: State) -> None:
     state.add_pipeline(PIPELINE)
-    state.reload(["customer_to_crm"], "mapping changed", {"customer_to_crm": "new"})
+    assert state.apply([Step("customer_to_crm", PIPELINE, changed("new"))]) == []
     assert [(one.phase, one.unproven, one.bundle) for one in state.pipelines()] == [("new", "", "new")]
+    assert state.apply([Step("customer_to_crm", None, changed("new"))]) == [], "a hub that starts took the same file"
+
+
+@pytest.mark.parametrize(
+    ("known", "planned"),
+    [
+        (changed("a", "ready"), None),
+        (changed("a"), None),
+        (changed("a", "starting"), changed("a")),
+        (changed("b", "loaded"), changed("a", "loaded")),
+        (msgspec.structs.replace(changed("a", "loaded"), reloads=1), changed("a", "loaded")),
+    ],
+)
+def test_what_is_no_longer_what_was_planned_on_is_left_alone(
+    state: State, known: Pipeline, planned: Pipeline | None
+) -> None:
+    other = msgspec.structs.replace(PIPELINE, name="other")
+    for pipeline in (known, other):
+        state.add_pipeline(pipeline)
+    steps = [Step("other", other, None), Step("customer_to_crm", planned, changed("new"), "mapping changed")]
+    assert state.apply(steps) == ["customer_to_crm"]
+    assert state.pipelines() == [known, other], "all or none"
 
 
 def test_a_worker_keeps_its_since_while_its_state_lasts(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
