@@ -10,7 +10,7 @@ import psycopg
 from msgspec import Struct
 
 from connectors.pgtypes import SUM_KIND, can_sum, canonical_key, from_wire, summed, wire_converter
-from connectors.postgresql import literal, quote, quote_table
+from connectors.postgresql import classify, literal, quote, quote_table
 from sync_hub.errors import Rejected
 from sync_hub.model import Column, RangeSum, Table
 
@@ -183,8 +183,12 @@ class TableReader:
         casts = ", ".join(f"count(k{number}::{self._by_name[name].declared})" for number, name in enumerate(self.key))
         try:
             _execute(connection, f"select {casts} from unnest({arrays}) k({names})", self._texts(keys))
-        except psycopg.DataError:
+        except UnicodeError:
             return False
+        except psycopg.DatabaseError as error:
+            if isinstance(classify(error, self.table.full_name), Rejected):  # also by the condition of a domain
+                return False
+            raise
         return True
 
     def canonical(self, key: Mapping[str, Any]) -> Row:

@@ -16,6 +16,7 @@ from connectors import pgcatalog
 from connectors.postgresql import COPY_KIND, classify
 from connectors.sources import pgblocks, pgpreflight, pgslot
 from connectors.sources.pgcomplete import Fetched
+from connectors.sources.pgcondition import is_enclosed
 from connectors.sources.pglog import Log
 from connectors.sources.pgopening import Opening
 from connectors.sources.pgoptions import PostgresOptions
@@ -168,13 +169,10 @@ class PostgresSource:
             asked = {key_identity(key): key for key in spelled if key is not None}
             try:
                 page, last_key, answered = self._page(connection, reader, request, list(asked.values()))
-            except psycopg.OperationalError:
-                raise
-            except psycopg.DatabaseError as error:
-                if request.where:
-                    raise _bad_where(request, error) from error
-                if request.keys and isinstance(error, psycopg.DataError):
-                    raise _bad_keys(request, error.diag.message_primary or str(error)) from error
+            except (psycopg.DatabaseError, UnicodeError) as error:
+                refused = _refused(request, error)
+                if refused is not None:
+                    raise refused from error
                 if isinstance(error, psycopg.errors.UndefinedColumn):
                     raise Unavailable(
                         "table_changing", f"sources.{self._name}: {request.table} is being altered"
@@ -204,6 +202,8 @@ class PostgresSource:
             return Page(found.snapshot, found.rows, [], found.size_bytes), None, found.answered
         limit = max(1, request.rows)
         if request.where:
+            if not is_enclosed(request.where):
+                raise _bad_where(request, "a bracket is closed that it does not open")
             page, end = reader.filtered(connection, request.after, limit, request.where, size_bytes=CHUNK_BYTES)
             return page, end, 0
         page = reader.chunk(connection, request.after, limit, size_bytes=CHUNK_BYTES)
@@ -373,6 +373,25 @@ def _spelled(
         raise _bad_keys(request, str(error)) from error
 
 
+def _refused(request: ChunkRequest, error: psycopg.DatabaseError | UnicodeError) -> ConfigError | None:
+    """What is wrong with the condition or the keys of a request; None where they are not to blame."""
+    if isinstance(error, UnicodeError):
+        return _bad_where(request, str(error)) if request.where else _bad_keys(request, str(error))
+    reason = (error.diag.message_primary or str(error)).strip()
+    if request.where:
+        of_server = isinstance(error, psycopg.OperationalError) and not _too_much(error)
+        return None if of_server else _bad_where(request, reason)
+    if request.keys and isinstance(classify(error, request.table), Rejected):
+        return _bad_keys(request, reason)
+    return None
+
+
+def _too_much(error: psycopg.Error) -> bool:
+    """Whether a statement needs more than the server has or allows, or was cancelled: the server itself is well."""
+    state = error.sqlstate or ""
+    return state.startswith("54") or state in {"57014", "53200"}
+
+
 def _bad_keys(request: ChunkRequest, reason: str) -> ConfigError:
     return ConfigError(
         "bad_key",
@@ -381,8 +400,7 @@ def _bad_keys(request: ChunkRequest, reason: str) -> ConfigError:
     )
 
 
-def _bad_where(request: ChunkRequest, error: psycopg.Error) -> ConfigError:
-    reason = (error.diag.message_primary or str(error)).strip()
+def _bad_where(request: ChunkRequest, reason: str) -> ConfigError:
     return ConfigError(
         "bad_where",
         f"{request.table}: `{request.where}` is no condition on this table: {reason}",

@@ -7,6 +7,7 @@ target's worker could not make anything of them.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 from msgspec.structs import replace
@@ -39,9 +40,10 @@ class _Asked:
 class Probes:
     """The probes of one source during one session of capture; an unanswered one is taken again by the next session."""
 
-    def __init__(self, name: str, source: Source, state: State) -> None:
+    def __init__(self, name: str, source: Source, state: State, tables: Container[str]) -> None:
         self._source = source
         self._state = state
+        self._tables = tables
         self._asked: dict[str, _Asked] = {}
         self._done: list[tuple[_Asked, list[Probe]]] = []
         for request in state.wishes(f"capture:{name}")[1]:
@@ -59,8 +61,14 @@ class Probes:
         return any(one.state == "new" for one in self._asked.values())
 
     def take(self, request: Request) -> None:
-        """Look at `keys` of `table` for `pipeline` and the probes' `run`; `repair` has what differs written."""
+        """Look at `keys` of `table` for `pipeline` and the probes' `run`; `repair` has what differs written.
+
+        What was asked about a table that is no longer captured stays without an answer.
+        """
         asked = _Asked(request)
+        if asked.chunk.table not in self._tables:
+            self._state.finish_request(request.id, {"ok": False})
+            return
         self._asked.setdefault(asked.chunk.run, asked)
 
     def fencing(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from sync_hub.errors import ConfigError
+from sync_hub.errors import ConfigError, Fatal, Rejected, SyncHubError, Unavailable
 from sync_hub.failpoints import failpoint
 from sync_hub.model import ChunkDone, ChunkRead, ChunkRequest, SourceBatch, Table
 from sync_hub.ports import Source
@@ -35,6 +35,9 @@ CHUNK_SECONDS: Final = 0.1
 FIRST_ROWS: Final = 500
 MOST_ROWS: Final = 10_000
 KEYS_PER_CHUNK: Final = 1000
+ATTEMPTS: Final = 3
+AGAIN_SECONDS: Final = 1.0
+"""How often, and after how long, a chunk is asked for that fails while its source answers everything else."""
 ROW_BYTES: Final = 200
 """What a row counts beside its values: in memory the smallest row is not small."""
 BUDGET_BYTES: Final = 12_000_000
@@ -71,6 +74,8 @@ class Loading:
         self.read_all = False
         self.fence = Fence.NEEDED
         self.asked: deque[Asked] = deque()
+        self.failures = 0
+        self.not_before = 0.0
         self.rate = Rate()
         self._fixed = chunk_rows
         self._rows = chunk_rows or FIRST_ROWS
@@ -78,7 +83,13 @@ class Loading:
     @property
     def wants(self) -> bool:
         """Whether another chunk can be read now."""
-        return self.fence is Fence.PASSED and not self.read_all
+        return self.fence is Fence.PASSED and not self.read_all and time.monotonic() >= self.not_before
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether a person said which rows: what cannot be read then may be for that, and concerns nothing else."""
+        one = self.snapshot
+        return one.reason == "asked" and bool(one.condition or one.keys)
 
     def request(self, number: int) -> ChunkRequest:
         """The next chunk."""
@@ -92,6 +103,7 @@ class Loading:
     def read(self, request: ChunkRequest, read: ChunkRead, seconds: float) -> None:
         """A chunk was read: go on after it, with a size that fits the time it took."""
         end = self._end(read) if request.keys else read.last_key
+        self.failures = 0
         self.asked.append(Asked(request.number, self.next_after, end, read.size_bytes + read.rows * ROW_BYTES))
         self.next_after = end
         self.read_all = self.next_after is None
@@ -157,7 +169,7 @@ class Snapshots:
         self._look_at = 0.0
         self._fence_at = 0.0
         self._prune_at = 0.0
-        self.probes = Probes(name, source, state)
+        self.probes = Probes(name, source, state, tables)
         self.blocked_by = ""
 
     def turn(self) -> None:
@@ -278,11 +290,30 @@ class Snapshots:
         except ConfigError as error:
             if loading.snapshot.reason != "asked":
                 raise
-            self._state.snapshots.finish(loading.snapshot.id, f"{error.code}: {error.message}")
-            del self._loading[loading.snapshot.id]
+            self._fail(loading, f"{error.code}: {error.message}")
+            return
+        except (Fatal, Rejected, Unavailable) as error:
+            if not loading.by_hand:
+                raise
+            self._failed(loading, error)
             return
         loading.read(request, read, time.monotonic() - started)
         failpoint("after_chunk")
+
+    def _failed(self, loading: Loading, error: SyncHubError) -> None:
+        """Rows that a person chose cannot be read. Raises `Unavailable` where it is the source that does not answer."""
+        if isinstance(error, Unavailable):
+            self._source.heartbeat()
+            loading.failures += 1
+            loading.not_before = time.monotonic() + AGAIN_SECONDS
+            if loading.failures < ATTEMPTS:
+                return
+        code = "bad_where" if loading.snapshot.condition else "bad_key"
+        self._fail(loading, f"{code}: the rows asked for cannot be read: {error.message} ({error.code})")
+
+    def _fail(self, loading: Loading, reason: str) -> None:
+        self._state.snapshots.finish(loading.snapshot.id, reason)
+        del self._loading[loading.snapshot.id]
 
     def _track(self, active: bool) -> None:
         if self._tracking != active:

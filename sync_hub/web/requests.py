@@ -65,6 +65,8 @@ def rows_to_send(
         raise ConfigError("ambiguous_name", f"{name!r} has more than one table", hint=f"say {' or '.join(tables)}")
     if where is not None and not where.strip():
         raise ConfigError("bad_where", "where is empty", hint="leave it out to send all rows")
+    if where is not None and not _is_text(where):
+        raise ConfigError("bad_where", "where is no text in Unicode", hint="write it in UTF-8")
     one = pipelines[0]
     described = state.tables(one.source).get(one.table)
     named = () if keys is None else parsed_keys(keys, described.key if described else ())
@@ -123,14 +125,25 @@ def parsed_keys(keys: Keys, table_key: Sequence[str]) -> tuple[dict[str, Any], .
     else:
         try:
             parsed: Any = json.loads(keys) if isinstance(keys, str) else keys
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise problem from error
         if not all(isinstance(key, dict) and key.keys() == set(table_key) for key in parsed):
             raise problem
         named = tuple(parsed)
+    if not _is_text(named):
+        raise problem
     if not named:
         raise ConfigError("bad_key", "keys names no row", hint="leave it out to take all rows")
     return named
+
+
+def _is_text(value: Any) -> bool:
+    """Whether all text in it is Unicode: half of a pair of surrogates, which JSON can hold, is none."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeError, RecursionError):
+        return False
+    return True
 
 
 def shown_snapshot(one: Snapshot) -> dict[str, Any]:

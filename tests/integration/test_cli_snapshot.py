@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from connectors.local_postgres import LocalPostgres
+from sync_hub.runtime.control import PROBE
 from sync_hub.runtime.snapshot import LOOK_SECONDS
 from sync_hub.state_snapshots import Snapshot
 from tests.end_to_end.hub import wait_until
@@ -174,6 +175,11 @@ def test_a_view_is_loaded_again_and_proven(shell: Shell) -> None:
         (["accounts", "--where", "true) limit 1) r on true; delete from accounts; --"], "bad_where"),
         (["accounts", "--where", "name = '%s' and \x01"], "bad_where"),
         (["accounts", "--where", ""], "bad_where"),
+        (["accounts", "--where", "1 = 1) or (1 = 1"], "bad_where"),
+        (["accounts", "--where", "name = '\udcff'"], "bad_where"),
+        (["accounts", "--where", "repeat(name, 1100000000) is not null"], "bad_where"),
+        (["accounts", "--where", "pg_cancel_backend(pg_backend_pid())"], "bad_where"),
+        (["accounts", "--where", "pg_terminate_backend(pg_backend_pid())"], "bad_where"),
         (["accounts", "--keys", "abc"], "bad_key"),
         (["accounts", "--keys", ","], "bad_key"),
         (["accounts", "--keys", "[1]"], "bad_key"),
@@ -183,6 +189,8 @@ def test_a_view_is_loaded_again_and_proven(shell: Shell) -> None:
         (["orders_to_wh", "--keys", "1,2"], "bad_key"),
         (["orders_to_wh", "--keys", '[{"shop": "x", "number": "1"}]'], "bad_key"),
         (["orders_to_wh", "--keys", '[{"shop": 1}]'], "bad_key"),
+        (["orders_to_wh", "--keys", '[{"shop": 1, "number": "\\ud800"}]'], "bad_key"),
+        (["accounts", "--keys", "[" * 50_000], "bad_key"),
         (["accounts", "--keys", "1", "--where", "true"], "usage"),
         (["accounts", "--keys", "1", "--reload"], "usage"),
         (["--where", "true"], "usage"),
@@ -196,6 +204,15 @@ def test_what_cannot_be_done_is_one_line_and_does_no_harm(shell: Shell, argument
     (worker,) = [one for one in shell.lab.state.workers() if one.name == f"capture:{shell.lab.name}"]
     assert worker.state == "running"
     assert query(shell.lab.source, "select count(*) from accounts") == [(40,)]
+
+
+def test_a_question_about_a_table_that_is_not_captured_any_more_is_let_go(shell: Shell) -> None:
+    name, state = shell.lab.name, shell.lab.state
+    arguments = {"run": "r", "table": "public.gone", "pipeline": "accounts", "keys": [{"id": 1}], "repair": False}
+    asked = state.ask(f"capture:{name}", PROBE, arguments)
+    assert wait_until(lambda: state.result(asked), "an answer") == {"ok": False}
+    (worker,) = [one for one in state.workers() if one.name == f"capture:{name}"]
+    assert worker.state == "running"
 
 
 def test_without_a_hub_nothing_is_sent_unless_it_may_wait(tmp_path: Path, source_dsn: str, target_dsn: str) -> None:

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from connectors.sources.postgres import CHUNK_BYTES
-from sync_hub.errors import Fatal
+from sync_hub.errors import ConfigError, Fatal
 from sync_hub.model import ChangeEvent, ChunkRequest
 from sync_hub.testing.source import Collector
 from tests.integration.conftest import Capture, Database
@@ -278,6 +278,22 @@ def test_keys_of_several_columns_page_in_order(source_dsn: str, db: Database, ca
     load(log, rows=7)
     expected = db.execute("select m::text, trim(c), n::text from t order by t.m, t.c, t.n").fetchall()
     assert [tuple((event.key or {}).values()) for event in log.events] == expected
+
+
+def test_a_key_that_the_keys_domain_refuses_is_no_key(source_dsn: str, db: Database, capture: Capture) -> None:
+    db.execute(
+        "create domain positive as int check (value > 0); create table t (id positive primary key);"
+        "insert into t values (1)"
+    )
+    log = capture(source_dsn, "t")
+    fenced(log)
+    assert log.source.event_keys("public.t", [{"id": 1}, {"id": -5}]) == [{"id": 1}, None]
+    for key in ({"id": -5}, {"id": "\ud800"}):
+        with pytest.raises(ConfigError, match="bad_key"):
+            log.source.request_chunk(ChunkRequest("run", "public.t", 1, ("p",), keys=(key,)))
+    chunk(log)
+    log.until(partial(arrived, log, 1))
+    assert read_keys(log) == [1]
 
 
 def test_commit_that_is_streamed_but_not_yet_visible_is_not_undone(
