@@ -161,7 +161,8 @@ class FirstLook:
             if after is None:
                 break
             self._tally.slow_down()
-        return suspects + (self._kept(extra) if view.keeps else [view.source_key(key) for key in extra])
+        # the source's thread may be working on the next range
+        return suspects + (self._kept(extra) if view.keeps else source.submit(self._suspected, extra).result())
 
     def _rows_between(self, columns: Sequence[str], between: Between, limit: int) -> list[Values] | None:
         view = self._view
@@ -236,6 +237,10 @@ class FirstLook:
                     return []
         if self._view.keeps:
             return self._kept(extra)
+        return self._suspected(extra)
+
+    def _suspected(self, extra: Sequence[Values]) -> list[dict[str, Any]]:
+        """Source keys of target rows that may be extra; those that have none are `unaskable`."""
         asked: list[dict[str, Any] | None] = [None] * len(extra)
         if self._view.undone:
             pages = [extra[start : start + PAGE_ROWS] for start in range(0, len(extra), PAGE_ROWS)]

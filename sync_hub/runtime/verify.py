@@ -203,7 +203,11 @@ class Run:
         if not suspects:
             suspects = look.suspects()
         if not tally.stopped:
-            Questions(view, pipeline, asked, tally, self._state).ask(_event_keys(source, pipeline.table, suspects))
+            spelled = source.event_keys(pipeline.table, suspects)
+            if asked.options.keys:
+                _refuse_strange(pipeline.table, suspects, spelled)
+            tally.add(busy=spelled.count(None))  # of rows whose keys the source itself does not take back
+            Questions(view, pipeline, asked, tally, self._state).ask([key for key in spelled if key is not None])
         if not tally.stopped:
             extras = Extras(view, (source, sink), pipeline, tally, self._state)
             broker = self._settings.new_broker
@@ -243,9 +247,8 @@ class Run:
         return View(mapping, table, target, Comparer(mapping, target, sink))
 
 
-def _event_keys(source: Source, table: str, keys: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Keys as events spell them. Raises `ConfigError` for one that no row of the table can have."""
-    spelled = source.event_keys(table, keys)
+def _refuse_strange(table: str, keys: Sequence[dict[str, Any]], spelled: Sequence[dict[str, Any] | None]) -> None:
+    """Raise `ConfigError` for a key that no row of the table can have; `spelled` are the keys as events spell them."""
     strange = next((given for given, key in zip(keys, spelled, strict=True) if key is None), None)
     if strange is not None:
         raise ConfigError(
@@ -253,4 +256,3 @@ def _event_keys(source: Source, table: str, keys: Sequence[dict[str, Any]]) -> l
             f"{table}: {strange} is no key of this table",
             hint="give every column of the key a value of its type",
         )
-    return [key for key in spelled if key is not None]

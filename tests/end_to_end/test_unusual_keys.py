@@ -25,6 +25,9 @@ create table amounts (amount numeric(6,2) primary key, note text);
 create table counted (id integer primary key, note text);
 create table wide (id integer primary key, note text);
 alter table wide alter note set storage external;
+create domain positive as integer check (value > 0);
+create table ranks (id positive primary key, note text);
+create table eras (era interval primary key, note text);
 """
 ROWS = """
 insert into tags values ('{}', 'none'), ('{a}', 'one'), ('{a,NULL}', 'half'), ('{a,b}', 'two');
@@ -34,6 +37,8 @@ insert into spans select n * interval '1 month 3 days 01:30:00.5', 'note' from g
 insert into names select 'Name ' || n, 'note' from generate_series(1, 20) n;
 insert into wide select n, repeat('x', 700000) from generate_series(1, 30) n;
 insert into amounts values (1.5, 'a'), (2.5, 'b');
+insert into ranks select n, 'note' from generate_series(1, 5) n;
+insert into eras values ('1 month', 'note'), ('-178000000 years', 'note');
 insert into counted select n, 'note' from generate_series(-5, 20) n;
 """
 RESPELLED = {
@@ -63,6 +68,8 @@ COPIES = {
     "names": "name",
     "wide": "id",
     "amounts": "amount",
+    "ranks": "id",
+    "eras": "era",
 }
 MAPPINGS = """
 mapping: counted
@@ -171,6 +178,21 @@ def test_what_differs_under_a_key_is_found_and_repaired_however_the_key_is_spell
     assert (found.different, found.missing, found.extra, found.busy) == (1, 1, 1, 0)
     (repaired,) = lab.verify(name, repair=True)
     assert (repaired.repaired, repaired.agrees, repaired.matched) == (3, True, equal.matched)
+
+
+def test_an_extra_row_whose_key_the_source_refuses_is_found_and_removed(lab: Lab) -> None:
+    execute(lab.target, "insert into ranks values (-5, 'extra'), (6, 'extra')", "delete from ranks where id = 2")
+    (found,) = lab.verify("ranks")
+    assert (found.matched, found.extra, found.missing, found.busy) == (4, 2, 1, 0)
+    (repaired,) = lab.verify("ranks", repair=True)
+    assert (repaired.agrees, repaired.repaired) == (True, 3)
+    assert query(lab.target, "select id from ranks order by 1") == [(1,), (2,), (3,), (4,), (5,)]
+
+
+def test_a_row_whose_key_the_source_does_not_take_back_leaves_the_others_verified(lab: Lab) -> None:
+    execute(lab.target, "update eras set note = 'broken'")
+    (found,) = lab.verify("eras", repair=True)
+    assert (found.agrees, found.repaired, found.busy) == (True, 1, 1)
 
 
 def test_rows_that_are_together_too_wide_are_asked_for_one_part_after_the_other(lab: Lab) -> None:
