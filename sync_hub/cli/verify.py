@@ -65,7 +65,7 @@ def _failure(one: Verification) -> SyncHubError:
     """Why a verification came to no end."""
     code, _, message = one.error.partition(": ")
     if code == "bad_key":
-        return ConfigError("bad_key", f"{one.pipeline}: {message}", hint="name rows by their key, each value of its type")
+        return ConfigError("bad_key", f"{one.pipeline}: {message}", hint="name rows by key, each value of its type")
     return Unavailable(
         "verification_failed",
         f"{one.pipeline}: {one.error or one.state}",
