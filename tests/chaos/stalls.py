@@ -21,11 +21,13 @@ from tests.chaos.rounds import kafka_behind_proxy
 from tests.chaos.world import Broker, World, is_up
 from tests.end_to_end.hub import wait_until
 from tests.end_to_end.lab import execute
+from tests.servers.proxy import Mode
 
 RED_SECONDS = 5.0
 GREEN_SECONDS = 10.0
 LOOK_SECONDS = 0.1
 PATIENCE_SECONDS = 60.0
+BROKEN_LINES: tuple[Mode, ...] = ("black_hole", "hold", "refuse")
 BUSY_SECONDS = 0.05
 CHANGE = """
 insert into items (shop, number, total) values (1, 'trickle', 1)
@@ -62,8 +64,7 @@ def stalls(world: World) -> list[Stall]:
         kafka = world.kafka
         found.append(Stall("kafka killed", lambda _: kafka.stop(signal.SIGKILL), lambda _: kafka.start()))
     for where in world.proxies:
-        for mode in ("black_hole", "hold", "refuse"):
-            found.append(_line(where, mode))
+        found += [_line(where, mode) for mode in BROKEN_LINES]
     if world.disk.mounted:
         found.append(Stall("disk full", lambda world: world.disk.fill(), lambda world: world.disk.free()))
     return found
@@ -81,10 +82,10 @@ def _frozen(name: str, worker: str) -> Stall:
     return Stall(f"{name} frozen", begin, lambda _: os.kill(pids.pop(), signal.SIGCONT))
 
 
-def _line(where: str, mode: str) -> Stall:
+def _line(where: str, mode: Mode) -> Stall:
     return Stall(
         f"{where} {mode}",
-        lambda world: world.proxies[where].set(mode),  # type: ignore[arg-type]  # it is one of them
+        lambda world: world.proxies[where].set(mode),
         lambda world: world.proxies[where].set("pass"),
     )
 

@@ -4,6 +4,7 @@ set -eu
 missing=""
 command -v java >/dev/null || missing="$missing default-jre-headless"
 command -v mvn >/dev/null || missing="$missing maven"
+command -v iptables >/dev/null || missing="$missing iptables"
 test -x /usr/bin/chromium || missing="$missing chromium"
 test -x /usr/lib/postgresql/15/bin/postgres || missing="$missing postgresql-15"
 [ -n "$missing" ] || exit 0
