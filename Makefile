@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTING := $(VENV)/.testing
 MEASURING := $(VENV)/.measuring
-WORKERS ?= 2
+WORKERS ?= 3
 
 .PHONY: help demo test lint types check-servers chaos bench bench-peers format clean
 
@@ -42,7 +42,7 @@ check-servers: $(TESTING)
 	./tests/servers/install.sh
 
 test: $(TESTING) check-servers lint types  ## linters, types and all tests, on real servers
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --reruns 2
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --reruns 2
 
 chaos: $(TESTING) check-servers  ## ROUNDS=200 of faults at random, BROKER=embedded|kafka|both, SEED= to repeat; then stalls
 	$(BIN)/python -m tests.chaos --rounds $(or $(ROUNDS),20) --broker $(or $(BROKER),both) --seed $(or $(SEED),0)

@@ -20,9 +20,7 @@ STALLS = {
 }
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(f"chaos on {name}")) for name in SEEDS]
-)
+@pytest.fixture(scope="module", params=list(SEEDS))
 def world(request: pytest.FixtureRequest, server_folder: Path) -> Iterator[World]:
     """Servers, proxies, a small disk and a hub."""
     with a_world(request.param, server_folder / f"chaos-{request.param}") as world:

@@ -26,8 +26,6 @@ from tests.end_to_end.lab import Lab, execute, is_alive, query
 from tests.end_to_end.workload import SCHEMA
 from tests.servers.postgres import database
 
-pytestmark = pytest.mark.xdist_group("failpoints")  # its tests share one hub
-
 ROOT = Path(__file__).parents[2]
 NAME = "fail"
 CAPTURE, CRM, WH, VERIFY = f"capture:{NAME}", "deliver:crm", "deliver:wh", "verify"

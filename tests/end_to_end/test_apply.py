@@ -14,8 +14,6 @@ from tests.end_to_end.lab import Lab, execute, query
 from tests.end_to_end.workload import SCHEMA
 from tests.servers.postgres import database
 
-pytestmark = pytest.mark.xdist_group("apply")  # its tests share one hub
-
 MAPPINGS = """
 mapping: accounts
 from: {source: {source}, table: public.accounts}

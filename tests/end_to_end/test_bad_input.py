@@ -358,9 +358,6 @@ def test_a_privilege_that_is_missing_comes_with_its_grant(project: Project) -> N
 
 # A running hub keeps going
 
-together = pytest.mark.xdist_group("faulty")
-"""These tests share one hub."""
-
 FAULTY = """\
 hub: {{name: faulty, state: "sqlite:///{folder}/state.db"}}
 broker: {{type: embedded, path: {folder}/log.db, partitions: 2}}
@@ -507,7 +504,6 @@ def _rows(dsn: str, statement: str) -> list[Any]:
     return []
 
 
-@together
 def test_the_pipeline_without_a_fault_works_beside_all_others(faulty: Faulty) -> None:
     faulty.runs("good")
     faulty.runs("from_doomed")
@@ -515,7 +511,6 @@ def test_the_pipeline_without_a_fault_works_beside_all_others(faulty: Faulty) ->
     assert "Traceback" not in faulty.log()
 
 
-@together
 def test_a_file_in_the_way_of_a_target_is_found_and_gone_again_by_itself(faulty: Faulty) -> None:
     problem = faulty.problem("worker_backing_off", "target:blocked")
     assert "database_not_accessible" in problem["message"]
@@ -526,7 +521,6 @@ def test_a_file_in_the_way_of_a_target_is_found_and_gone_again_by_itself(faulty:
     wait_until((faulty.folder / "blocked" / "crm.db").exists, "the file")
 
 
-@together
 def test_a_wrong_password_is_told_and_tried_until_it_is_right(faulty: Faulty) -> None:
     problem = faulty.problem("worker_backing_off", "source:secret")
     assert "access_denied" in problem["message"]
@@ -536,7 +530,6 @@ def test_a_wrong_password_is_told_and_tried_until_it_is_right(faulty: Faulty) ->
     faulty.fills("from_secret")
 
 
-@together
 def test_pipelines_whose_tables_do_not_fit_wait_for_a_person(faulty: Faulty) -> None:
     for pipeline, code, says in (
         ("no_table", "target_table_missing", "no table no_table"),
@@ -557,7 +550,6 @@ def test_pipelines_whose_tables_do_not_fit_wait_for_a_person(faulty: Faulty) -> 
         faulty.fills(pipeline)
 
 
-@together
 def test_what_a_mapping_names_and_nobody_has_is_told(faulty: Faulty) -> None:
     secret = faulty.problem("pipeline_failed", "pipeline:no_secret")
     assert "FAULTY_KEY" in secret["message"] + secret["hint"]
@@ -566,7 +558,6 @@ def test_what_a_mapping_names_and_nobody_has_is_told(faulty: Faulty) -> None:
     assert "did you mean name?" in column["hint"]
 
 
-@together
 def test_a_source_table_that_is_missing_is_told_and_captured_once_it_is_there(faulty: Faulty) -> None:
     problem = faulty.problem("worker_failed", "source:absent")
     assert "table_missing" in problem["message"]
@@ -578,7 +569,6 @@ def test_a_source_table_that_is_missing_is_told_and_captured_once_it_is_there(fa
     wait_until(lambda: _rows(faulty.target, "select name from from_absent") == [("a",)], "its row")
 
 
-@together
 def test_privileges_are_asked_for_one_by_one(faulty: Faulty) -> None:
     problem = faulty.problem("worker_failed", "target:limited")
     assert "privilege_missing" in problem["message"]
@@ -594,7 +584,6 @@ def test_privileges_are_asked_for_one_by_one(faulty: Faulty) -> None:
     faulty.fills("limited.to_limited")
 
 
-@together
 def test_a_source_table_that_is_dropped_stops_its_source_alone(faulty: Faulty) -> None:
     _execute(faulty.source, "drop table doomed; insert into accounts values (100, 'after')")
     problem = faulty.problem("worker_failed", "source:doomed")
@@ -605,7 +594,6 @@ def test_a_source_table_that_is_dropped_stops_its_source_alone(faulty: Faulty) -
     wait_until(lambda: _rows(faulty.target, "select name from good where id = 100") == [("AFTER",)], "others apply")
 
 
-@together
 def test_a_table_that_loses_a_column_later_stops_its_pipeline_alone(faulty: Faulty) -> None:
     faulty.fills("fragile")
     _execute(faulty.target, "alter table fragile drop column name")
@@ -618,7 +606,6 @@ def test_a_table_that_loses_a_column_later_stops_its_pipeline_alone(faulty: Faul
     wait_until(lambda: _rows(faulty.target, "select name from fragile where id = 101") == [("later",)], "it goes on")
 
 
-@together
 def test_a_restart_reads_what_was_unset(faulty: Faulty) -> None:
     faulty.environment["FAULTY_KEY"] = "a key"
     assert faulty.stop() == 0

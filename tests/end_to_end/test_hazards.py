@@ -17,8 +17,6 @@ from tests.end_to_end.test_operation import AUDIT, BOTH, TWICE
 from tests.end_to_end.workload import SCHEMA as WORKLOAD
 from tests.servers.postgres import database
 
-pytestmark = pytest.mark.xdist_group("hazards")  # its tests share one hub
-
 PILE = 20_000
 SCHEMA = """
 create table orders (shop integer, number text, total numeric, note text, primary key (shop, number));

@@ -16,8 +16,6 @@ from tests.end_to_end.hub import wait_until
 from tests.end_to_end.lab import Lab, execute, frozen, query
 from tests.servers.postgres import database
 
-pytestmark = pytest.mark.xdist_group("offsets")  # its tests share one hub
-
 SCHEMA = """
 create table accounts (id bigint primary key, name text);
 create table orders (shop integer, number text, total numeric, note text, primary key (shop, number));

@@ -16,8 +16,6 @@ from tests.end_to_end.lab import Lab, execute, frozen, is_alive, moment, query
 from tests.end_to_end.workload import MAPPINGS, SCHEMA
 from tests.servers.postgres import database
 
-pytestmark = pytest.mark.xdist_group("operation")  # its tests share one hub
-
 WAREHOUSE = """---
 mapping: orders_to_wh
 from: {source: {source}, table: public.orders}

@@ -71,9 +71,7 @@ LIMIT_BYTES = 20_000
 
 @pytest.fixture(
     scope="module",
-    params=[
-        pytest.param(name, marks=pytest.mark.xdist_group(f"pipelines on {name}")) for name in ("embedded", "kafka")
-    ],
+    params=["embedded", "kafka"],
 )
 def lab(
     request: pytest.FixtureRequest,

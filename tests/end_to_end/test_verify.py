@@ -92,7 +92,7 @@ on_delete: {set: {status: {value: closed}, deleted_at: _committed_at, old: id}}
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=pytest.mark.xdist_group(f"verify on {name}")) for name in ("embedded", "kafka")],
+    params=["embedded", "kafka"],
 )
 def lab(
     request: pytest.FixtureRequest,
