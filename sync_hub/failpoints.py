@@ -20,6 +20,7 @@ VARIABLE: Final = "SYNC_HUB_FAILPOINTS"
 FAILPOINTS: Final = frozenset(
     {
         # capture
+        "before_open",
         "after_read",
         "after_publish",
         "after_flush",

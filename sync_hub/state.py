@@ -19,6 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sync_hub import state_tables as stored
+from sync_hub.errors import Unavailable
 from sync_hub.model import Table
 from sync_hub.state_alerts import AlertStore
 from sync_hub.state_snapshots import Snapshot, SnapshotStore
@@ -146,17 +147,16 @@ class State:
         source: str,
         position: str,
         *,
+        after: str | None,
         progress: Progress | None = None,
         snapshots: Sequence[Snapshot] = (),
     ) -> None:
-        """Store the position, and with it what is proven by it, in one transaction."""
+        """Move the position on from `after`, None for the first, and store what is proven by it, in one transaction.
+
+        Raises `Unavailable` where it is another one by now: a worker that slept, or began late, must not take it back.
+        """
         with self._store.transaction(write=True) as connection:
-            upsert(
-                connection,
-                stored.positions,
-                ("source",),
-                {"source": source, "position": position, "saved_at": time.time()},
-            )
+            _move_position(connection, source, position, after)
             if progress:
                 values = {
                     "position": progress.position,
@@ -398,6 +398,29 @@ class State:
     def close(self) -> None:
         """Let go of connections."""
         self._store.close()
+
+
+def _move_position(connection: sa.Connection, source: str, position: str, after: str | None) -> None:
+    columns = stored.positions.c
+    known = connection.execute(
+        sa.select(columns.position).where(columns.source == source).with_for_update()
+    ).scalar_one_or_none()
+    if known != after:
+        raise position_moved(source)
+    values = {"position": position, "saved_at": time.time()}
+    if known is None:
+        connection.execute(sa.insert(stored.positions).values(source=source, **values))
+    else:
+        connection.execute(sa.update(stored.positions).where(columns.source == source).values(**values))
+
+
+def position_moved(source: str) -> Unavailable:
+    """What a worker meets that does not know the newest position of its source."""
+    return Unavailable(
+        "position_moved",
+        f"source {source}: another worker has moved the stored position on",
+        hint="two hubs ran for a moment, or this worker stood still: it reads the position again",
+    )
 
 
 def _pipelines(connection: sa.Connection) -> list[Pipeline]:

@@ -91,7 +91,7 @@ class HubState:
         """A heartbeat, stored `age` seconds ago, written `transit` seconds before."""
         stored_at = self.now - age
         entry = Progress(source, "0/1", stored_at - transit, stored_at, {topic: ends})
-        self.state.save_position(source, "0/1", progress=entry)
+        self.state.save_position(source, "0/1", after=self.state.position(source), progress=entry)
 
     def snapshot(self, name: str = "s1", *pipelines: str, **fields: Any) -> None:
         """Existing rows that are being loaded; by default half of a new pipeline's."""

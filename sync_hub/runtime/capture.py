@@ -30,7 +30,7 @@ from sync_hub.runtime.control import (
 from sync_hub.runtime.retry import Backoff
 from sync_hub.runtime.snapshot import Snapshots
 from sync_hub.settings import Settings
-from sync_hub.state import Progress, State
+from sync_hub.state import Progress, State, position_moved
 from sync_hub.state_snapshots import PROMOTED, RECOVERY, Snapshot
 
 LOG = logging.getLogger(__name__)
@@ -105,21 +105,29 @@ class Capture:
         broker = self._settings.new_broker()
         try:
             session = Session(self._name, source, broker, self._state, self._settings, self._control)
-            self._open(session)
-            self._session, self._phase = session, "streaming"
-            while not (self._control.stopping.is_set() or self._paused() or self._control.recover):
-                self._control.turn()
-                answer_requests(self._control, self._state, done=False)
-                while probe := self._control.take_probe():
-                    session.snapshots.probes.take(probe)
-                self._events.add(session.turn())
-                self._control.running()
-                backoff.reset()
-            session.drain()
+            try:
+                self._open(session)
+                self._session, self._phase = session, "streaming"
+                self._stream(session, backoff)
+            except Fatal as error:
+                if self._state.position(self._name) != session.saved:  # then it says nothing about the log as it is
+                    raise position_moved(self._name) from error
+                raise
         finally:
             self._session, self._phase = None, "stopped"
             broker.close()
             source.close()
+
+    def _stream(self, session: Session, backoff: Backoff) -> None:
+        while not (self._control.stopping.is_set() or self._paused() or self._control.recover):
+            self._control.turn()
+            answer_requests(self._control, self._state, done=False)
+            while probe := self._control.take_probe():
+                session.snapshots.probes.take(probe)
+            self._events.add(session.turn())
+            self._control.running()
+            backoff.reset()
+        session.drain()
 
     def _open(self, session: Session) -> None:
         """Open the log; under a higher epoch where a hole in publishing is possible, also one before a crash.
@@ -163,7 +171,7 @@ class Session:
         self._unsaved = _Unsaved()
         self._save_at = 0.0
         self._heartbeat_at = 0.0
-        self.saved = ""
+        self.saved: str | None = None
         self.source_status: dict[str, Any] = {}
         self.snapshots: Snapshots
 
@@ -172,8 +180,9 @@ class Session:
 
         `anew` is recovery: the position is given up, and every pipeline of the source loaded again and verified.
         """
+        known = self.saved = self._state.position(self._name)
         if anew:
-            self._source.forget(self._state.position(self._name))
+            self._source.forget(known)
             self._state.reload([one.name for one in self._state.pipelines() if one.source == self._name], RECOVERY)
         tables = self._describe()
         self._topics = self._broker.create_topics([topic_name(self._name, table) for table in tables])
@@ -183,10 +192,14 @@ class Session:
         if not anew:
             self._refuse_other_topics()
         self._broker.publish([])
-        position = self._source.open(None if anew else self._state.position(self._name), raise_epoch=raise_epoch)
+        failpoint("before_open")
+        position = self._source.open(None if anew else known, raise_epoch=raise_epoch)
         if self._source.status().get("timeline_changed"):
             self._state.doubt(self._pipelines(tables), PROMOTED)
-        (self._state.begin_position if anew else self._state.save_position)(self._name, position)
+        if anew:
+            self._state.begin_position(self._name, position)
+        else:
+            self._state.save_position(self._name, position, after=known)
         self._state.save_tables(self._name, list(tables.values()))
         self.saved = position
         self.snapshots = Snapshots(
@@ -292,13 +305,17 @@ class Session:
             return
         failpoint("before_save")
         self._state.save_position(
-            self._name, unsaved.position, progress=self._progress(unsaved), snapshots=unsaved.snapshots
+            self._name,
+            unsaved.position,
+            after=self.saved,
+            progress=self._progress(unsaved),
+            snapshots=unsaved.snapshots,
         )
+        self.saved = unsaved.position
         failpoint("before_ack")
         self._source.acknowledge(unsaved.position)
         failpoint("after_ack")
         self.snapshots.stored()
-        self.saved = unsaved.position
         self._save_at = time.monotonic() + SAVE_SECONDS
         self._unsaved = _Unsaved()
 

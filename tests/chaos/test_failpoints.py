@@ -190,6 +190,7 @@ class Case(NamedTuple):
 
 
 CASES = [
+    Case("before_open", CAPTURE, 1, changes),
     Case("after_read", CAPTURE, 2, changes),
     Case("after_publish", CAPTURE, 1, changes),
     Case("after_flush", CAPTURE, 2, changes),
@@ -285,6 +286,28 @@ def test_a_worker_that_stands_still_before_it_writes_has_no_effect_when_it_wakes
     assert not is_alive(zombie.pid)
     bench.equal()
     assert query(bench.target, TWICE) == []
+
+
+@pytest.mark.parametrize("point", ["before_open", "before_save"])
+def test_a_capture_that_stands_still_takes_no_position_back_when_it_wakes_up(bench: Bench, point: str) -> None:
+    """Else the log could not be proven to go on there: the one that took over has had the slot moved on."""
+    bench.turn += 1
+    bench.end(CAPTURE)
+    zombie = bench.begin(CAPTURE, f"{point}=stop")
+    changes(bench)
+    wait_until(lambda: state_of(zombie.pid) == "T", "it stands still", 20)
+    execute(bench.source, "select pg_terminate_backend(active_pid) from pg_replication_slots where active")
+    bench.begin(CAPTURE)
+    bench.equal()
+    changes(bench)
+    bench.equal()
+    bench.end(CAPTURE)
+    zombie.send_signal(signal.SIGCONT)
+    wait_until(lambda: f"{zombie.pid} position_moved" in bench.log(), "it notices", 20)
+    bench.workers[CAPTURE] = zombie
+    bench.turn += 1
+    changes(bench)
+    bench.equal()
 
 
 def test_after_all_of_it_the_hub_is_settled(bench: Bench) -> None:

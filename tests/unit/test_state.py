@@ -43,12 +43,12 @@ def state(url: str) -> Iterator[State]:
 
 def test_positions_and_progress_are_stored_together(state: State) -> None:
     assert state.position("erp") is None
-    state.save_position("erp", "0/1")
+    state.save_position("erp", "0/1", after=None)
     state.snapshots.ask(SNAPSHOT)
     moved = msgspec.structs.replace(SNAPSHOT, last_key=(7, "x"), rows_done=50)
     entries = [Progress("erp", f"0/{n}", float(n), n + 0.5, {"erp.public.t": [n, 2 * n]}) for n in (2, 3, 4)]
     for entry in entries:
-        state.save_position("erp", entry.position, progress=entry, snapshots=[moved])
+        state.save_position("erp", entry.position, after=state.position("erp"), progress=entry, snapshots=[moved])
     assert state.position("erp") == "0/4"
     assert state.progress("erp") == entries[::-1], "newest first"
     assert state.progress("erp", limit=1) == entries[-1:]
@@ -56,10 +56,21 @@ def test_positions_and_progress_are_stored_together(state: State) -> None:
     assert state.snapshots.unfinished("erp") == [moved]
 
 
+def test_a_position_that_another_worker_has_moved_is_not_taken_back(state: State) -> None:
+    state.save_position("erp", "0/1", after=None)
+    state.save_position("erp", "0/2", after="0/1")
+    late = Progress("erp", "0/3", 1.0, 1.0, {})
+    for known in (None, "0/1", "0/3"):
+        with pytest.raises(Unavailable, match="position_moved"):
+            state.save_position("erp", "0/3", after=known, progress=late)
+    assert (state.position("erp"), state.progress("erp")) == ("0/2", [])
+
+
 def test_old_progress_is_thinned_to_one_a_minute(state: State) -> None:
     total = PROGRESS_KEPT + 121
     for n in range(total):
-        state.save_position("erp", str(n), progress=Progress("erp", str(n), float(n), float(n), {}))
+        entry = Progress("erp", str(n), float(n), float(n), {})
+        state.save_position("erp", str(n), after=str(n - 1) if n else None, progress=entry)
     state.thin_progress("erp")
     kept = [entry.source_time for entry in state.progress("erp")]
     assert kept[:PROGRESS_KEPT] == [float(n) for n in range(total - 1, 120, -1)]
@@ -241,7 +252,8 @@ def test_several_processes_write_at_once(url: str) -> None:
 def test_the_write_ahead_log_of_sqlite_stays_small(tmp_path: Path) -> None:
     store = State(f"sqlite:///{tmp_path}/state.db")
     for n in range(2 * CHECKPOINT_EVERY_WRITES):
-        store.save_position("erp", "x" * 1000, progress=Progress("erp", str(n), 0.0, 0.0, {"t": list(range(100))}))
+        entry = Progress("erp", str(n), 0.0, 0.0, {"t": list(range(100))})
+        store.save_position("erp", "x" * 1000, after="x" * 1000 if n else None, progress=entry)
     assert (tmp_path / "state.db-wal").stat().st_size < 2_000_000
     store.close()
 
@@ -272,17 +284,17 @@ def test_a_store_of_an_older_release_gets_what_it_lacks(state: State) -> None:
 def test_a_store_that_was_moved_is_used_no_further_until_it_is_back(tmp_path: Path, replaced: bool) -> None:
     file = tmp_path / "state.db"
     state = State(f"sqlite:///{file}")
-    state.save_position("erp", "0/1")
+    state.save_position("erp", "0/1", after=None)
     elsewhere = file.rename(tmp_path / "elsewhere.db")
     if replaced:
         State(f"sqlite:///{file}").check()
-    for use in (lambda: state.save_position("erp", "0/2"), lambda: state.position("erp")):
+    for use in (lambda: state.save_position("erp", "0/2", after="0/1"), lambda: state.position("erp")):
         with pytest.raises(Unavailable, match=r"state_unavailable.*moved, deleted or replaced"):
             use()
     assert file.exists() == replaced, "none was made in its place"
     if not replaced:
         elsewhere.rename(file)
-        state.save_position("erp", "0/3")
+        state.save_position("erp", "0/3", after="0/1")
         assert state.position("erp") == "0/3"
 
 
@@ -300,11 +312,11 @@ def test_an_address_that_is_none_is_a_configuration_error(url: str) -> None:
 
 def test_a_failed_write_leaves_nothing(state: State) -> None:
     entry = Progress("erp", "0/9", 1.0, 1.0, {"t": [1]})
-    state.save_position("erp", "0/1")
+    state.save_position("erp", "0/1", after=None)
     with sa.create_engine(state._store._engine.url).begin() as connection:
         connection.execute(sa.text("drop table sync_hub_loads"))
     with pytest.raises(Unavailable):
-        state.save_position("erp", "0/9", progress=entry, snapshots=[SNAPSHOT])
+        state.save_position("erp", "0/9", after="0/1", progress=entry, snapshots=[SNAPSHOT])
     assert state.position("erp") == "0/1"
     assert state.progress("erp") == []
 
