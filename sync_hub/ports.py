@@ -8,7 +8,7 @@ belongs to one thread; what may be called from another thread says so. Each conn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel
@@ -168,14 +168,6 @@ class Subscription(Protocol):
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Continue this assigned partition at `offset`."""
-        ...
-
-    def pause(self, partitions: Iterable[TopicPartition]) -> None:
-        """Deliver nothing of these until `resume`; the caller's place in them is kept."""
-        ...
-
-    def resume(self, partitions: Iterable[TopicPartition]) -> None:
-        """Deliver these again, from where they stood."""
         ...
 
     def close(self) -> None:

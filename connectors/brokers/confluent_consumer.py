@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import confluent_kafka as ck
@@ -55,14 +55,6 @@ class ConfluentConsumer:
             "seeking",
             lambda: self._consumer.assign([ck.TopicPartition(*place, offset) for place, offset in places.items()]),
         )
-
-    def pause(self, partitions: Iterable[TopicPartition]) -> None:
-        """See `Consumer.pause`."""
-        self._consumer.pause([ck.TopicPartition(*place) for place in partitions])
-
-    def resume(self, partitions: Iterable[TopicPartition]) -> None:
-        """See `Consumer.resume`."""
-        self._consumer.resume([ck.TopicPartition(*place) for place in partitions])
 
     def close(self) -> None:
         """See `Consumer.close`."""

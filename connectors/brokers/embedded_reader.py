@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 
 from connectors import sqlite
@@ -49,7 +49,6 @@ class EmbeddedSubscription:
         self._member, self._members = share
         self._on_assign = on_assign
         self._places: dict[TopicPartition, _Place] = {}
-        self._paused: set[TopicPartition] = set()
         self._turn = 0
         self._seen_version = -1
         self._more = True
@@ -84,15 +83,6 @@ class EmbeddedSubscription:
             place.offset = offset
             place.ready.clear()
             self._more = True
-
-    def pause(self, partitions: Iterable[TopicPartition]) -> None:
-        """See `Subscription.pause`."""
-        self._paused.update(partitions)
-
-    def resume(self, partitions: Iterable[TopicPartition]) -> None:
-        """See `Subscription.resume`."""
-        self._paused.difference_update(partitions)
-        self._more = True
 
     def close(self) -> None:
         """See `Subscription.close`."""
@@ -129,7 +119,7 @@ class EmbeddedSubscription:
 
     def _read(self, max_records: int) -> list[Record]:
         """Up to `max_records`, beginning with another partition each time so that none starves."""
-        places = [place for name, place in self._places.items() if name not in self._paused]
+        places = list(self._places.values())
         if not places:
             return []
         self._turn = (self._turn + 1) % len(places)

@@ -5,7 +5,7 @@ All calls block for at most the configured timeout, then raise `Unavailable`; th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -80,15 +80,7 @@ class Consumer(Protocol):
         ...
 
     def start(self, places: Mapping[TopicPartition, int]) -> None:
-        """Read these partitions, all that are assigned, from these offsets; nothing is paused."""
-        ...
-
-    def pause(self, partitions: Iterable[TopicPartition]) -> None:
-        """Deliver nothing of these, keeping the place."""
-        ...
-
-    def resume(self, partitions: Iterable[TopicPartition]) -> None:
-        """Deliver these again."""
+        """Read these partitions, all that are assigned, from these offsets."""
         ...
 
     def close(self) -> None:

@@ -83,15 +83,7 @@ class KafkaPythonConsumer:
             self._consumer.assign([kafka.TopicPartition(*place) for place in places])
         for place, offset in places.items():
             self._consumer.seek(kafka.TopicPartition(*place), offset)
-        self.resume(places)
-
-    def pause(self, partitions: Iterable[TopicPartition]) -> None:
-        """See `Consumer.pause`."""
-        self._consumer.pause(*(kafka.TopicPartition(*place) for place in partitions))
-
-    def resume(self, partitions: Iterable[TopicPartition]) -> None:
-        """See `Consumer.resume`."""
-        self._consumer.resume(*(kafka.TopicPartition(*place) for place in partitions))
+        self._consumer.resume(*(kafka.TopicPartition(*place) for place in places))
 
     def close(self) -> None:
         """See `Consumer.close`."""

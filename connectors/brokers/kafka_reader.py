@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from connectors.brokers.kafka_client import Consumer, MemberReplaced
 from sync_hub.model import Record, TopicPartition
@@ -23,7 +23,6 @@ class KafkaSubscription:
         self._verify = verify
         self._consumer: Consumer | None = None
         self._places: dict[TopicPartition, int] = {}
-        self._paused: set[TopicPartition] = set()
         self._moved = False
 
     def assignment(self) -> list[TopicPartition]:
@@ -38,7 +37,8 @@ class KafkaSubscription:
         while True:
             self._verify()
             if self._moved:
-                self._start(self._consumer)
+                self._consumer.start(self._places)
+                self._moved = False
             left = max(0.0, end - time.monotonic())
             try:
                 records, assigned = self._consumer.poll(min(left, _SLICE_SECONDS), max_records)
@@ -55,39 +55,18 @@ class KafkaSubscription:
                 return []
 
     def _assign(self, partitions: list[TopicPartition]) -> None:
-        """Take a new assignment, from the offsets that the caller has for it; what was paused flows again."""
+        """Take a new assignment, from the offsets that the caller has for it."""
         self._places = {}
-        self._paused.clear()
         if partitions:
             starts = self._on_assign(sorted(partitions))
             self._places = {partition: starts[partition] for partition in partitions}
         self._moved = True
-
-    def _start(self, consumer: Consumer) -> None:
-        consumer.start(self._places)
-        if self._paused:
-            consumer.pause(self._paused)
-        self._moved = False
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """See `Subscription.seek`."""
         if partition in self._places:
             self._places[partition] = offset
             self._moved = True
-
-    def pause(self, partitions: Iterable[TopicPartition]) -> None:
-        """See `Subscription.pause`. A rebalance forgets it: `on_assign` is called, decide again."""
-        chosen = [partition for partition in partitions if partition in self._places]
-        self._paused.update(chosen)
-        if self._consumer is not None and not self._moved:
-            self._consumer.pause(chosen)
-
-    def resume(self, partitions: Iterable[TopicPartition]) -> None:
-        """See `Subscription.resume`."""
-        chosen = [partition for partition in partitions if partition in self._paused]
-        self._paused.difference_update(chosen)
-        if self._consumer is not None and not self._moved:
-            self._consumer.resume(chosen)
 
     def close(self) -> None:
         """See `Subscription.close`."""
@@ -98,6 +77,5 @@ class KafkaSubscription:
         if self._consumer is not None:
             consumer, self._consumer = self._consumer, None
             self._places = {}
-            self._paused.clear()
             self._moved = False
             consumer.close()

@@ -300,28 +300,6 @@ class BrokerContract(ABC):
         subscription.seek(place, 50)
         assert_dense(read(subscription, 10, at_once=10), start=50)
 
-    def test_paused_partition_keeps_its_place(
-        self, broker: Broker, topic: str, subscribe: Callable[..., Subscription]
-    ) -> None:
-        broker.publish([Outgoing(topic, None, b"%d" % i, None, i % 2) for i in range(400)])
-        assert broker.flush(DEADLINE_SECONDS)
-        subscription = subscribe([topic])
-        held, other = TopicPartition(topic, 0), TopicPartition(topic, 1)
-        records = read(subscription, 1, at_once=50)
-        subscription.pause([held])
-        seen_before = [record for record in records if record.partition == held.partition]
-        rest = 200 - len(records) + len(seen_before)
-        while rest > 0:
-            found = read(subscription, 1, at_once=50)
-            assert {record.partition for record in found} == {other.partition}
-            rest -= len(found)
-            records += found
-        assert subscription.poll(0.3, 50) == []
-        subscription.resume([held])
-        records += read(subscription, 200 - len(seen_before), at_once=50)
-        assert_dense(records)
-        assert len(records) == 400
-
     def test_two_members_share_a_group(
         self, broker: Broker, topic: str, subscribe: Callable[..., Subscription]
     ) -> None:

@@ -104,9 +104,10 @@ def test_kills_at_random_moments_lose_and_double_nothing(
     done = sum((writer.stop() for writer in writers), start=writers[0].done.__class__())
     assert len(done) >= 10, done
     hub.settle()
-    for comparison in hub.compare():
+    comparisons = hub.compare()
+    for comparison in comparisons:
         assert comparison.agrees, comparison
-        assert comparison.matched > 0
+    assert sum(comparison.matched for comparison in comparisons) > 0
     _assert_no_event_applied_twice(target_dsn)
     assert hub.stop() == 0
 

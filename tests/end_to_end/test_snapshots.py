@@ -427,7 +427,9 @@ class Watch(threading.Thread):
         )
         self.longest_seconds = max([self.longest_seconds, *(age for (age,) in ages)])
         held = connection.execute(
-            "select mode from pg_locks where relation = %s::regclass and pid <> pg_backend_pid()", (self._table,)
+            "select mode from pg_locks join pg_stat_activity using (pid)"
+            " where relation = %s::regclass and application_name like 'sync-hub%%'",
+            (self._table,),
         )
         self.locks |= {mode for (mode,) in held}
         status = Path(f"/proc/{pid}/status").read_text()
