@@ -44,9 +44,10 @@ check-servers: $(TESTING)
 test: $(TESTING) check-servers lint types  ## linters, types and all tests, on real servers
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --reruns 2
 
-chaos: $(TESTING) check-servers  ## ROUNDS=200 of faults at random, BROKER=embedded|kafka|both, SEED= to repeat; then stalls
+chaos: $(TESTING) check-servers  ## ROUNDS=200 of faults at random, BROKER=embedded|kafka|both, SEED= to repeat; then stalls, sizes
 	$(BIN)/python -m tests.chaos --rounds $(or $(ROUNDS),20) --broker $(or $(BROKER),both) --seed $(or $(SEED),0)
 	$(BIN)/python -m tests.chaos.stalls
+	$(BIN)/python -m tests.chaos.sizes
 
 bench: $(MEASURING) check-servers  ## what the hub and PostgreSQL itself reach here; BENCH="--leg capture --repeats 5"
 	$(BIN)/python -m benchmarks $(PEERS) $(BENCH)

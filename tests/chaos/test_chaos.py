@@ -9,15 +9,18 @@ import pytest
 
 from tests.chaos.audit import Audit
 from tests.chaos.rounds import play
+from tests.chaos.sizes import AWAY_MEMORY_BYTES, LARGE_MEMORY_BYTES, large_transaction, sites, target_away
 from tests.chaos.stalls import Told, a_world, stalls, tell
-from tests.chaos.world import World
+from tests.chaos.world import Broker, World
 
-SEEDS = {"embedded": [9, 13], "kafka": [7]}
+SEEDS = {"embedded": [9, 13, 3010, 3018, 3050, 3051], "kafka": [7, 4005, 4006, 4040]}
 SECONDS = 2.0
 STALLS = {
     "embedded": {"deliver crm frozen": "worker_lost", "target hold": "worker_backing_off"},
     "kafka": {"kafka killed": "source_no_heartbeat", "kafka black_hole": "source_no_heartbeat"},
 }
+LARGE_ROWS = 50_000
+AWAY_CHANGES = 5_000
 
 
 @pytest.fixture(scope="module", params=list(SEEDS))
@@ -32,7 +35,14 @@ def test_faults_at_random_lose_double_and_disorder_nothing(world: World) -> None
     audit = Audit(world)
     outcomes = [play(world, audit, seed, SECONDS) for seed in SEEDS[world.broker]]
     assert [f"{one}\n{one.error}" for one in outcomes if one.error] == []
-    assert sum(one.changes for one in outcomes) > 300
+    assert sum(one.changes for one in outcomes) > 300 * len(outcomes)
+
+
+@pytest.mark.parametrize("broker", SEEDS)
+def test_a_large_transaction_and_a_target_that_is_away_take_little_memory(broker: Broker, server_folder: Path) -> None:
+    with sites(broker, server_folder) as at:
+        assert target_away(at, AWAY_CHANGES).growth() < AWAY_MEMORY_BYTES
+        assert large_transaction(at, LARGE_ROWS).most() < LARGE_MEMORY_BYTES
 
 
 @pytest.mark.timeout(400)
