@@ -12,8 +12,13 @@ from sync_hub.model import Column, Table
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-_TABLE = """
-select c.oid, n.nspname, c.relname, c.relkind::text, c.relreplident::text, greatest(c.reltuples, 0)::bigint
+_ROWS = """
+case when c.reltuples >= 0 then c.reltuples else coalesce(pg_catalog.pg_relation_size(c.oid), 0) / (
+    select 28 + sum(case when a.attlen > 0 then a.attlen else 32 end) from pg_catalog.pg_attribute a
+    where a.attrelid = c.oid and a.attnum > 0) end"""
+"""About how many rows a table has; one that was never analysed by its size, with the planner's width for text."""
+_TABLE = f"""
+select c.oid, n.nspname, c.relname, c.relkind::text, c.relreplident::text, coalesce({_ROWS}, 0)::bigint
 from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
 where n.nspname = coalesce(%s, pg_catalog.current_schema()) and c.relname = %s
   and c.relkind in ('r', 'p', 'v', 'm', 'f')
@@ -34,8 +39,8 @@ _TYPE = """
 select t.typtype::text, t.typbasetype, t.typtypmod, e.oid
 from pg_catalog.pg_type t left join pg_catalog.pg_type e on e.typarray = t.oid where t.oid = %s
 """
-_PARTITIONED_ROWS = """
-select coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint
+_PARTITIONED_ROWS = f"""
+select coalesce(sum({_ROWS}), 0)::bigint
 from pg_catalog.pg_partition_tree(%s) p join pg_catalog.pg_class c on c.oid = p.relid where p.isleaf
 """
 _LIST = """

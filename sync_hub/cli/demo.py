@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from sync_hub.errors import ConfigError, SyncHubError, Unavailable
+from sync_hub.runtime.signals import on_signals
 
 FOLDER = Path(".sync-hub/demo")
 SECONDS_WITHOUT_TERMINAL = 20
@@ -105,7 +106,8 @@ class Watch:
         from rich.console import Console
         from rich.live import Live
 
-        previous = signal.signal(signal.SIGINT, lambda *_: self._interrupted.set())
+        previous = signal.getsignal(signal.SIGINT)
+        on_signals([signal.SIGINT], self._interrupted.set)
         end = time.monotonic() + seconds if seconds else float("inf")
         console = Console(stderr=True, quiet=quiet)
         try:

@@ -31,6 +31,7 @@ from sync_hub.runtime.control import RESTARTS_VARIABLE
 from sync_hub.runtime.parked_topic import topic_name as parked_topic_name
 from sync_hub.runtime.pipelines import register
 from sync_hub.runtime.retry import Backoff
+from sync_hub.runtime.signals import on_signals
 from sync_hub.settings import Settings
 from sync_hub.state import State
 from sync_hub.web.reader import HealthReader
@@ -137,8 +138,7 @@ def run(settings: Settings, only: Sequence[str] = (), ready: Callable[[str], Non
         )
     _forget_strangers(settings, state)
     stop, hurry = threading.Event(), threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: (hurry if stop.is_set() else stop).set())
+    on_signals((signal.SIGTERM, signal.SIGINT), stop.set, hurry.set)
     children = [Child(name, settings.file.resolve()) for name in chosen]
     try:
         for child in children:

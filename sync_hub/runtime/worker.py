@@ -20,6 +20,7 @@ from sync_hub import settings as configuration
 from sync_hub.errors import SyncHubError
 from sync_hub.runtime import logs
 from sync_hub.runtime.control import Beat, Control, answer_requests
+from sync_hub.runtime.signals import on_signals
 from sync_hub.settings import Settings
 from sync_hub.state import State
 
@@ -124,7 +125,7 @@ def _loop(name: str, settings: Settings, state: State, control: Control) -> Loop
 
 
 def _stop_when_told(control: Control) -> None:
-    def stop(*_: object) -> None:
+    def stop() -> None:
         if not control.stopping.is_set():
             signal.setitimer(signal.ITIMER_REAL, DRAIN_SECONDS)  # nobody catches SIGALRM: it ends the process
             control.stopping.set()
@@ -134,7 +135,7 @@ def _stop_when_told(control: Control) -> None:
             pass
         stop()
 
-    signal.signal(signal.SIGTERM, stop)
+    on_signals([signal.SIGTERM], stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
     if not sys.stdin.isatty():
         threading.Thread(target=stop_at_end_of_input, name="stdin", daemon=True).start()

@@ -273,3 +273,19 @@ def test_values_have_their_documented_form(log: Collector, any_db: Database, val
     for event, (kind, (_, wire)) in zip(events, DOCUMENTED.items(), strict=True):
         assert event.after
         assert event.after[f"c{list(values).index(kind)}"] == wire
+
+
+def test_rows_of_a_table_that_was_never_analysed_are_estimated_by_its_size(any_db: Database) -> None:
+    any_db.execute(
+        "create table t (id int primary key, name text) with (autovacuum_enabled = off);"
+        "create table parted (id int primary key, name text) partition by range (id);"
+        "create table part partition of parted for values from (0) to (20000) with (autovacuum_enabled = off)"
+    )
+    empty = pgcatalog.describe(any_db, "public.t")
+    assert empty is not None
+    assert empty.rows_estimated == 0
+    for name in ("t", "parted"):
+        any_db.execute(f"insert into {name} select n, 'a name of usual length ' || n from generate_series(1, 10000) n")
+        table = pgcatalog.describe(any_db, f"public.{name}")
+        assert table is not None
+        assert 5000 < table.rows_estimated < 20000
