@@ -1,8 +1,8 @@
 """Signals without deadlock.
 
 A handler runs in the middle of whatever the main thread does. One that sets an event waits for ever where the main
-thread holds the event's lock, as it does for a moment in every wait. So a handler only puts into a queue whose `put` may be
-interrupted by itself (see `queue.SimpleQueue`), and a thread does the rest.
+thread holds the event's lock, as it does for a moment in every wait. So a handler only puts into a queue, whose `put`
+may be interrupted by itself (see `queue.SimpleQueue`), and a thread does the rest.
 """
 
 from __future__ import annotations
