@@ -14,6 +14,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sync_hub.errors import ConfigError, Unavailable
 
 CHECKPOINT_EVERY_WRITES = 100
+POSTGRES_DEFAULTS = {"connect_timeout": "10", "keepalives_idle": "10", "tcp_user_timeout": "15000"}
+"""What libpq does not do by itself: notice that a server, or the way to it, is gone. The address may say otherwise."""
 
 metadata = sa.MetaData()
 
@@ -29,7 +31,7 @@ class Store:
             parsed = sa.make_url(url)
             self._file = Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
             if parsed.get_backend_name() == "postgresql":
-                parsed = parsed.set(drivername="postgresql+psycopg")
+                parsed = parsed.set(drivername="postgresql+psycopg", query={**POSTGRES_DEFAULTS, **parsed.query})
             self._engine = sa.create_engine(parsed, pool_pre_ping=self._file is None)
         except (ArgumentError, NoSuchModuleError, ValueError) as error:
             raise ConfigError(
@@ -151,6 +153,6 @@ def _unavailable(url: sa.URL, error: Exception) -> Unavailable:
     reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
     return Unavailable(
         "state_unavailable",
-        f"the hub's state at {url.render_as_string(hide_password=True)} cannot be used: {reason}",
+        f"the hub's state at {url.difference_update_query(POSTGRES_DEFAULTS).render_as_string()} cannot be used: {reason}",
         hint="check that it is reachable and writable, and that the disk has room",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -296,6 +297,16 @@ def test_a_store_that_was_moved_is_used_no_further_until_it_is_back(tmp_path: Pa
         elsewhere.rename(file)
         state.save_position("erp", "0/3", after="0/1")
         assert state.position("erp") == "0/3"
+
+
+def test_a_server_that_never_answers_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"postgresql://hub:secret@127.0.0.1:{silent.getsockname()[1]}/hub"
+        state = State(address)
+        with pytest.raises(Unavailable, match="state_unavailable") as caught:
+            state.workers()
+    assert f"{address.replace('secret', '***')} cannot be used".replace("sql:", "sql+psycopg:") in caught.value.message
+    state.close()
 
 
 def test_a_damaged_store_is_unavailable(tmp_path: Path) -> None:
