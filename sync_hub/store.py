@@ -150,9 +150,10 @@ def _sqlite_begin(connection: sa.Connection) -> None:
 
 
 def _unavailable(url: sa.URL, error: Exception) -> Unavailable:
+    address = url.difference_update_query(POSTGRES_DEFAULTS).render_as_string(hide_password=True)
     reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
     return Unavailable(
         "state_unavailable",
-        f"the hub's state at {url.difference_update_query(POSTGRES_DEFAULTS).render_as_string()} cannot be used: {reason}",
+        f"the hub's state at {address} cannot be used: {reason}",
         hint="check that it is reachable and writable, and that the disk has room",
     )

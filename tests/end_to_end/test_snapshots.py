@@ -183,7 +183,7 @@ def _one_round(lab: Loads, chance: random.Random, number: int) -> None:
     with lab.load(seed=chance.randrange(1000)), lab.load(seed=chance.randrange(1000)):
         moment(chance.random() * 0.2)
         for view, gone in (("account_view", "account % 3 = 0"), ("order_view", "shop < 4")):
-        execute(lab.target, f"lock table {view} in exclusive mode; delete from {view} where {gone}")
+            execute(lab.target, f"lock table {view} in exclusive mode; delete from {view} where {gone}")
         if reload:
             lab.state.reload(["accounts_to_crm", "orders_to_crm", "orders_to_wh"], "asked")
         else:
