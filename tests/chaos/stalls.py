@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 from tests.chaos.rounds import kafka_behind_proxy
-from tests.chaos.world import Broker, World, is_up
+from tests.chaos.world import QUICK_HEARTBEAT_SECONDS, Broker, World, is_up
 from tests.end_to_end.hub import wait_until
 from tests.end_to_end.lab import execute
 from tests.servers.proxy import Mode
 
+DEFAULT_HEARTBEAT_SECONDS = 2.0
 RED_SECONDS = 5.0
 GREEN_SECONDS = 10.0
 LOOK_SECONDS = 0.1
@@ -139,13 +140,13 @@ def trickle(world: World) -> Iterator[None]:
 
 
 @contextmanager
-def a_world(broker: Broker, folder: Path) -> Iterator[World]:
+def a_world(broker: Broker, folder: Path, heartbeat_seconds: float = QUICK_HEARTBEAT_SECONDS) -> Iterator[World]:
     """A started world on this broker."""
     if broker == "embedded":
-        yield from _started(World(broker))
+        yield from _started(World(broker, heartbeat_seconds=heartbeat_seconds))
         return
     with kafka_behind_proxy(folder) as (kafka, proxy):
-        yield from _started(World(broker, kafka, proxy))
+        yield from _started(World(broker, kafka, proxy, heartbeat_seconds=heartbeat_seconds))
 
 
 def _started(world: World) -> Iterator[World]:
@@ -160,10 +161,12 @@ def main() -> int:
     """Print a line for each stall; exit 1 when one was told too late, or too long."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.stalls", description=__doc__)
     parser.add_argument("--broker", choices=get_args(Broker), action="append")
+    parser.add_argument("--heartbeat", type=float, default=DEFAULT_HEARTBEAT_SECONDS, help="of the source, in seconds")
     given = parser.parse_args()
     late = 0
     for broker in given.broker or get_args(Broker):
-        with a_world(broker, Path(tempfile.mkdtemp(prefix="sync-hub-stalls-"))) as world:
+        folder = Path(tempfile.mkdtemp(prefix="sync-hub-stalls-"))
+        with a_world(broker, folder, given.heartbeat) as world:
             for stall in stalls(world):
                 told = tell(world, stall)
                 bad = told.red_seconds > RED_SECONDS or told.green_seconds > GREEN_SECONDS

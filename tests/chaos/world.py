@@ -27,6 +27,8 @@ from tests.servers.proxy import Proxy
 
 Broker = Literal["embedded", "kafka"]
 DISK_BYTES = 160_000_000
+QUICK_HEARTBEAT_SECONDS = 0.5
+"""What labs have; users have two seconds where they say nothing else."""
 TABLES = ("parents", "children", "items")
 MAPPINGS = """
 mapping: parents
@@ -182,10 +184,18 @@ class WatchedLab(Lab):
 class World:
     """Servers, proxies, a disk and a hub, in one folder. `start` them; `heal` ends every fault; `close` stops all."""
 
-    def __init__(self, broker: Broker, kafka: Kafka | None = None, kafka_proxy: Proxy | None = None) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        kafka: Kafka | None = None,
+        kafka_proxy: Proxy | None = None,
+        *,
+        heartbeat_seconds: float = QUICK_HEARTBEAT_SECONDS,
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="sync-hub-chaos-"))
         self.folder.chmod(0o755)
         self.broker = broker
+        self._heartbeat_seconds = heartbeat_seconds
         self.kafka, self.kafka_proxy = kafka, kafka_proxy
         self.source = Server(self.folder / "source", LOGICAL | {"wal_sender_timeout": "5s"})
         self.target = Server(self.folder / "target", {})
@@ -233,7 +243,10 @@ class World:
             tables=", ".join(f"public.{table}" for table in TABLES),
             home=self.disk.folder,
         )
-        lab.config.write_text(lab.config.read_text() + SETTINGS)
+        text = lab.config.read_text().replace(
+            f"heartbeat_seconds: {QUICK_HEARTBEAT_SECONDS}", f"heartbeat_seconds: {self._heartbeat_seconds}"
+        )
+        lab.config.write_text(text + SETTINGS)
         lab.settings = configuration.load(lab.config, lab.environment)
         return lab
 
