@@ -59,5 +59,7 @@ def _show(results: list[dict[str, Any]], broken: list[dict[str, Any]]) -> None:
         if error["hint"]:
             say(f"        {error['hint']}")
     failed = sum(not result["ok"] for result in results)
-    parts = [f"{len(results)} tests", f"{failed} failed"] + ([f"{len(broken)} mappings are wrong"] if broken else [])
+    parts = [f"{len(results)} test{'' if len(results) == 1 else 's'}", f"{failed} failed"] + (
+        [f"{len(broken)} mappings are wrong"] if broken else []
+    )
     say(paint(", ".join(parts), "red" if failed or broken else "green"))

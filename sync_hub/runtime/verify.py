@@ -219,8 +219,6 @@ class Run:
         pipeline = next((one for one in self._state.pipelines() if one.name == name), None)
         if pipeline is None:
             raise ConfigError("unknown_name", f"there is no pipeline {name}")
-        if pipeline.phase != "loaded" or pipeline.table not in self._state.tables(pipeline.source):
-            raise Unavailable("not_loaded", f"pipeline {name} is not loaded yet", hint="wait until it is")
         held = {f"pipeline:{name}", f"target:{pipeline.target}", f"source:{pipeline.source}"}
         paused = [one.subject for one in self._state.pauses() if one.subject in held]
         if paused:
@@ -229,6 +227,8 @@ class Run:
                 f"{paused[0]} is paused, and only a pipeline that runs can be verified",
                 command=f"sync-hub resume {paused[0]}",
             )
+        if pipeline.phase != "loaded" or pipeline.table not in self._state.tables(pipeline.source):
+            raise Unavailable("not_loaded", f"pipeline {name} is not loaded yet", hint="wait until it is")
         return pipeline
 
     def _is_shared(self, pipeline: Pipeline, view: View) -> bool:

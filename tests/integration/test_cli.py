@@ -299,7 +299,7 @@ tests:
 
 def test_mapping_test_shows_only_differences(empty: Project) -> None:
     file = empty.write("mappings/m.yaml", TESTED)
-    assert "1 tests, 0 failed" in empty.run("mapping", "test").stdout
+    assert "1 test, 0 failed" in empty.run("mapping", "test").stdout
     file.write_text(TESTED.replace("name: ADA", "name: Ada"))
     done = empty.run("mapping", "test", str(file), code=1)
     assert "expected Ada, got ADA" in done.stdout
