@@ -7,16 +7,12 @@ from typing import Any
 
 import psycopg
 
-from connectors.postgresql import classify
 from sync_hub.model import Column, Table
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-_ROWS = """
-case when c.reltuples >= 0 then c.reltuples else coalesce(pg_catalog.pg_relation_size(c.oid), 0) / (
-    select 28 + sum(case when a.attlen > 0 then a.attlen else 32 end) from pg_catalog.pg_attribute a
-    where a.attrelid = c.oid and a.attnum > 0) end"""
-"""About how many rows a table has; one that was never analysed by its size, with the planner's width for text."""
+_ROWS = "case when c.reltuples >= 0 then c.reltuples else pg_catalog.pg_stat_get_live_tuples(c.oid) end"
+"""About how many rows a table has; one that was never analysed by the server's counters, which need no lock."""
 _TABLE = f"""
 select c.oid, n.nspname, c.relname, c.relkind::text, c.relreplident::text, coalesce({_ROWS}, 0)::bigint
 from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
@@ -61,10 +57,7 @@ def split_name(table: str) -> tuple[str | None, str]:
 
 def list_tables(connection: Connection) -> list[str]:
     """Full names of all ordinary and partitioned tables, the hub's own and partitions left out, sorted."""
-    try:
-        return [f"{schema}.{name}" for schema, name in connection.execute(_LIST)]
-    except psycopg.Error as error:
-        raise classify(error, "list of tables") from error
+    return [f"{schema}.{name}" for schema, name in connection.execute(_LIST)]
 
 
 def matching(connection: Connection, entry: str) -> list[str]:
@@ -90,17 +83,14 @@ def describe(connection: Connection, table: str, *, target: bool = False) -> Tab
     what ON CONFLICT can use, and the primary key. Stored generated columns are `carried` from PostgreSQL 18 on, whose
     log can hold them.
     """
-    try:
-        found = connection.execute(_TABLE, split_name(table)).fetchone()
-        if found is None:
-            return None
-        oid, schema, name, kind, _, rows = found
-        if kind == "p":
-            rows = connection.execute(_PARTITIONED_ROWS, (oid,)).fetchall()[0][0]
-        names, columns = _columns(connection, oid)
-        key, unique = _keys(connection, oid, names, target=target)
-    except psycopg.Error as error:
-        raise classify(error, f"catalog of {table}") from error
+    found = connection.execute(_TABLE, split_name(table)).fetchone()
+    if found is None:
+        return None
+    oid, schema, name, kind, _, rows = found
+    if kind == "p":
+        rows = connection.execute(_PARTITIONED_ROWS, (oid,)).fetchall()[0][0]
+    names, columns = _columns(connection, oid)
+    key, unique = _keys(connection, oid, names, target=target)
     return Table(schema, name, columns, key, unique, str(oid), rows)
 
 

@@ -36,6 +36,7 @@ TABLES = """
 create table people (id int primary key, name text not null, born date, active boolean not null default true);
 create table others (id int primary key, name text);
 insert into people select n, 'name ' || n, '2000-01-01', n <> 7 from generate_series(1, 300) n;
+analyze people;
 """
 PEOPLE = """
 mapping: people
@@ -141,7 +142,7 @@ def test_a_plan_of_a_hub_that_never_ran_creates_nothing(project: Planned, tmp_pa
     fresh = Planned(tmp_path / "fresh", project.dsn, project.target)
     before = sorted(fresh.folder.rglob("*"))
     change = fresh.plan()
-    assert (change["kind"], change["rows"], change["sample"]["rejected"]) == ("new", 200, 0)
+    assert (change["kind"], change["rows"], change["sample"]["rejected"]) == ("new", 300, 0)
     assert sorted(fresh.folder.rglob("*")) == before
 
 
@@ -150,7 +151,7 @@ def test_a_plan_tells_fields_columns_rows_and_values(project: Planned) -> None:
         ("upper(name)", "nullif(lower(name), 'name 2')\n  nick: left(name, 4)"), ("  born: born\n", "where: active\n")
     )
     change = project.plan()
-    assert (change["kind"], change["place"], change["rows"]) == ("changed", "mappings/people.yaml:2", 200)
+    assert (change["kind"], change["place"], change["rows"]) == ("changed", "mappings/people.yaml:2", 300)
     assert {field["name"]: field["change"] for field in change["fields"]} == {
         "name": "changed",
         "nick": "added",
@@ -173,7 +174,7 @@ def test_people_read_the_same_in_lines(project: Planned) -> None:
         "  + nick: name",
         "  - born: no longer written; the column stays in people_view with the values it has",
         "  the target table people_view gets the columns nick text",
-        "  rows to write: about 200",
+        "  rows to write: about 300",
         "  of 200 sampled rows 200 get other values",
         '    id 1: name: "NAME 1" → "name 1"',
         "to apply: sync-hub apply",
