@@ -154,7 +154,10 @@ class Disk:
         self.mounted = os.geteuid() == 0 and not subprocess.run(command, check=False, capture_output=True).returncode
 
     def fill(self) -> None:
-        """Take all that is free."""
+        """Take all that is free, and what SQLite keeps for later: else writing goes on until that is used up."""
+        for path in self.folder.glob("*.db"):
+            with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path)) as database:
+                database.execute("pragma wal_checkpoint(truncate)")
         with contextlib.suppress(OSError), self._ballast.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(65536))
