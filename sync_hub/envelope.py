@@ -33,6 +33,7 @@ REPAIR: Final = "repair"
 OVERSIZE: Final = "oversize"
 
 _encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 _decode_any = msgspec.json.Decoder().decode
 
 
@@ -51,9 +52,17 @@ class Encoder:
         self._topic = ""
 
     def encode(self, events: Sequence[ChangeEvent]) -> list[Outgoing]:
-        """One record an event, in order. Barriers (`truncate`) have no key: they go to every partition."""
+        """One record an event, in order. Barriers (`truncate`) have no key: they go to every partition.
+
+        All changes and all keys are encoded in one call each: JSON text holds no line break, so lines tell them apart.
+        """
+        changes = _encode_lines(
+            [_Change(event.before, event.after, OP_CODES[event.operation], event.transaction) for event in events]
+        )
+        keys = _encode_lines([event.key for event in events])
+        always = self._cloudevents
         out = []
-        for event in events:
+        for event, key, change in zip(events, keys.split(b"\n"), changes.split(b"\n"), strict=False):
             same = (
                 event.lsn,
                 event.table,
@@ -64,28 +73,14 @@ class Encoder:
                 event.origin,
             )
             if same != self._same:
-                self._tail, self._topic, self._same = (
-                    _tail(event),
-                    topic_name(event.source, f"{event.schema}.{event.table}"),
-                    same,
-                )
-            out.append(
-                Outgoing(
-                    self._topic,
-                    None if event.key is None else _encode(event.key),
-                    self._value(event),
-                    self._headers(event),
-                )
-            )
+                self._tail, self._same = _tail(event), same
+                self._topic = topic_name(event.source, f"{event.schema}.{event.table}")
+            value = b'%b%b%b"}}' % (change[:-1], self._tail, event.version.encode())
+            headers = self._headers(event) if always or _has_headers(event) else None
+            out.append(Outgoing(self._topic, None if event.key is None else key, value, headers))
         return out
 
-    def _value(self, event: ChangeEvent) -> bytes:
-        change = _Change(event.before, event.after, OP_CODES[event.operation], event.transaction)
-        return b'%b%b%b"}}' % (_encode(change)[:-1], self._tail, event.version.encode())
-
-    def _headers(self, event: ChangeEvent) -> list[tuple[str, bytes]] | None:
-        if not (self._cloudevents or _has_headers(event)):
-            return None
+    def _headers(self, event: ChangeEvent) -> list[tuple[str, bytes]]:
         headers = []
         for name, text in (
             (CORRELATION_ID, event.correlation_id),

@@ -25,7 +25,7 @@ class ConfluentProducer:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._bytes = 0
         self._failed: tuple[str, str] | None = None
-        self.ends: dict[TopicPartition, int] = {}
+        self._ends: dict[tuple[str, int], int] = {}
         self._producer = ck.Producer(
             {**settings, "on_delivery": self._delivered, "error_cb": self._noticed}, logger=logger
         )
@@ -33,7 +33,7 @@ class ConfluentProducer:
     def _delivered(self, error: KafkaError | None, message: Any) -> None:
         self._bytes -= len(message) + 64
         if error is None:
-            self.ends[TopicPartition(message.topic(), message.partition())] = message.offset() + 1
+            self._ends[message.topic(), message.partition()] = message.offset() + 1
         elif self._failed is None:
             self._failed = (f"{message.topic()}/{message.partition()}", error.str())
 
@@ -44,6 +44,11 @@ class ConfluentProducer:
     def _raise_failed(self) -> None:
         if self._failed is not None:
             raise common.delivery_failed(*self._failed)
+
+    @property
+    def ends(self) -> dict[TopicPartition, int]:
+        """See `Producer.ends`."""
+        return {TopicPartition(topic, partition): end for (topic, partition), end in self._ends.items()}
 
     @property
     def room(self) -> bool:

@@ -2,7 +2,7 @@
 
 Pure: any bytes give a message or `MalformedMessage`.
 Rows are decoded straight into wire values: what a relation's columns need is prepared once, when its Relation message
-comes, so that an insert costs little more than one slice and one decode a column.
+comes (`pgtuple`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from connectors.sources.pgtuple import Converter, Tuple, compile_reader
 from sync_hub.errors import Fatal
-
-Converter = Callable[[str], Any] | None
 
 POSTGRES_EPOCH_MICROSECONDS: Final = 946_684_800_000_000
 """2000-01-01 in microseconds since 1970, UTC: where PostgreSQL's clock starts."""
@@ -124,7 +123,6 @@ LogMessage = Begin | Commit | Origin | Relation | Type | Insert | Update | Delet
 
 _SKIPPED: Final = Skipped()
 _PAD: Final = bytes(5)
-_head = Format("!BI").unpack_from
 _u16 = Format("!H").unpack_from
 _u32 = Format("!I").unpack_from
 _u64 = Format("!Q").unpack_from
@@ -134,16 +132,19 @@ _type_of_column = Format("!Ii").unpack_from
 
 
 class _Layout:
-    """How to read the tuples of one relation: (name or None to skip, converter, part of the key) for each column."""
+    """How to read the tuples of one relation: whole rows, and old keys, which have values in the key's columns only."""
 
-    __slots__ = ("columns", "key_columns")
+    __slots__ = ("names", "read", "read_key")
 
     def __init__(self, relation: Relation, converters: Sequence[tuple[bool, Converter]]) -> None:
-        self.columns: list[tuple[str | None, Converter]] = []
-        self.key_columns: list[tuple[str | None, Converter]] = []
+        columns: list[tuple[str | None, Converter]] = []
+        key_columns: list[tuple[str | None, Converter]] = []
         for column, (wanted, converter) in zip(relation.columns, converters, strict=True):
-            self.columns.append((column.name, converter) if wanted else (None, None))
-            self.key_columns.append((column.name, converter) if wanted and column.key else (None, None))
+            columns.append((column.name, converter) if wanted else (None, None))
+            key_columns.append((column.name, converter) if wanted and column.key else (None, None))
+        self.names = [name for name, _ in columns if name is not None]
+        self.read = compile_reader(columns)
+        self.read_key = compile_reader(key_columns)
 
 
 class Decoder:
@@ -193,7 +194,7 @@ class Decoder:
             return _SKIPPED
         if data[5] != 78:  # N
             raise ValueError("an insert without a new tuple")
-        row, missing, end = _row(data, 6, layout.columns)
+        row, missing, end = layout.read(data, 6)
         if missing:
             raise ValueError("an insert with unchanged columns")
         _at_end(data, end)
@@ -212,7 +213,7 @@ class Decoder:
             kind, position = data[position], position + 1
         if kind != 78:
             raise ValueError("an update without a new tuple")
-        new, unchanged, end = _row(data, position, layout.columns)
+        new, unchanged, end = layout.read(data, position)
         _at_end(data, end)
         if unchanged and old is not None:  # a whole old row has all of them; an old key has large key columns
             new, unchanged = _filled(new, old, layout)
@@ -228,55 +229,18 @@ class Decoder:
         return Delete(oid, old, data[5] == 79)
 
 
-def _row(
-    data: bytes, position: int, columns: list[tuple[str | None, Converter]]
-) -> tuple[dict[str, Any], tuple[str, ...], int]:
-    """A tuple as (values, names of unchanged columns, position after it).
-
-    The hottest loop of capture. One decode for the whole message as Latin-1 makes ASCII texts cheap slices; only the
-    others are decoded by themselves. Columns to skip land under the name None and are taken out at the end.
-    """
-    row: dict[Any, Any] = {}
-    missing: tuple[str, ...] = ()
-    if _u16(data, position)[0] != len(columns):
-        raise ValueError("a tuple with another number of columns than its relation")
-    position += 2
-    latin = data.decode("latin-1")
-    head = _head
-    for name, convert in columns:
-        kind, size = head(data, position)
-        if kind == 116:  # t
-            start = position + 5
-            position = start + size
-            text = latin[start:position]
-            if not text.isascii():
-                text = data[start:position].decode()
-            row[name] = text if convert is None else convert(text)
-        else:
-            position += 1
-            if kind == 110:  # n
-                row[name] = None
-            elif kind != 117:  # u
-                raise ValueError("a column of unknown kind")
-            elif name is not None:
-                missing += (name,)
-    row.pop(None, None)
-    return row, missing, position
-
-
-def _old_row(data: bytes, position: int, kind: int, layout: _Layout) -> tuple[dict[str, Any], tuple[str, ...], int]:
+def _old_row(data: bytes, position: int, kind: int, layout: _Layout) -> Tuple:
     if kind == 75:  # K
-        return _row(data, position, layout.key_columns)
+        return layout.read_key(data, position)
     if kind == 79:  # O
-        return _row(data, position, layout.columns)
+        return layout.read(data, position)
     raise ValueError("an old tuple of unknown kind")
 
 
 def _filled(new: dict[str, Any], old: dict[str, Any], layout: _Layout) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The new row with what the log left out taken from the old one, as far as that goes, in the columns' order."""
-    names = [name for name, _ in layout.columns if name is not None]
-    row = {name: new[name] if name in new else old[name] for name in names if name in new or name in old}
-    return row, tuple(name for name in names if name not in row)
+    row = {name: new[name] if name in new else old[name] for name in layout.names if name in new or name in old}
+    return row, tuple(name for name in layout.names if name not in row)
 
 
 def _at_end(data: bytes, position: int) -> None:

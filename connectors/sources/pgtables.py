@@ -10,10 +10,11 @@ import msgspec
 
 from connectors.pgtypes import wire_converter
 from connectors.sources.pgevents import TableEvents
-from connectors.sources.pgoutput import Converter, Relation, RelationColumn
+from connectors.sources.pgoutput import Relation, RelationColumn
 from connectors.sources.pgposition import Captured, fingerprint
 from connectors.sources.pgrows import key_maker
 from connectors.sources.pgslot import Connection, Publication, PublishedTable, refuse_changed
+from connectors.sources.pgtuple import Converter
 from sync_hub.errors import Fatal
 from sync_hub.model import Table
 
