@@ -6,11 +6,12 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from sync_hub import registry
@@ -107,16 +108,28 @@ class VerifySettings(_Model):
         return None if every is None else duration_seconds(every)
 
 
-class Lag(_Model):
+class _Steps(_Model):
+    """Limits that are met one after the other: of those that are given, none is below the one before it."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        given = [name for name in type(self).model_fields if name in self.model_fields_set]
+        for sooner, later in pairwise(given):
+            if getattr(self, sooner) > getattr(self, later):
+                raise ValueError(f"`{sooner}` is above `{later}`, and would never be met first")
+        return self
+
+
+class Lag(_Steps):
     """From which lag a pipeline is degraded, and failing."""
 
-    warn: float = 30
-    fail: float = 300
+    warn: float = Field(default=30, gt=0)
+    fail: float = Field(default=300, gt=0)
 
     _durations = field_validator("warn", "fail", mode="before")(duration_seconds)
 
 
-class RetainedLog(_Model):
+class RetainedLog(_Steps):
     """From how many bytes of log held back at the source it is degraded, and failing."""
 
     warn: int = 5 << 30
@@ -135,8 +148,14 @@ class Retry(_Model):
 
     _durations = field_validator("first", "max", mode="before")(duration_seconds)
 
+    @model_validator(mode="after")
+    def _first_is_shortest(self) -> Self:
+        if self.first > self.max:
+            raise ValueError(f"`first` is longer than `max`, which is {self.max:g} s")
+        return self
 
-class ParkedLimit(_Model):
+
+class ParkedLimit(_Steps):
     """From how many parked records a pipeline is degraded, failing, and stopped instead of parking more."""
 
     warn: int = Field(default=1, ge=1)

@@ -135,7 +135,7 @@ def export(
                 print_json_line(one)
         return
     try:
-        output.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in documents))
+        output.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in documents), encoding="utf-8")
     except OSError as reason:
         raise Unavailable("cannot_write", f"{output}: {reason.strerror}", hint="choose another file") from reason
     note(f"{len(documents)} records in {output}")

@@ -250,7 +250,10 @@ def next_attempt(attempts: int, retry: Retry, now: float) -> float | None:
     """When to try again, with exponential backoff and jitter; None when all attempts are used up."""
     if attempts >= retry.attempts:
         return None
-    ceiling = min(retry.max, retry.first * retry.factor ** max(0, attempts - 1))
+    try:
+        ceiling = min(retry.max, retry.first * retry.factor ** max(0, attempts - 1))
+    except OverflowError:  # after a thousand attempts
+        ceiling = retry.max
     return now + ceiling * random.uniform(0.75, 1.25)
 
 

@@ -262,6 +262,7 @@ class Session:
         if len(work.items) > 1:
             for half in halves(work):
                 self._isolate(one, half, polled)
+                self._control.turn()  # many of them take long, and are no stall
                 failpoint("after_half")
         elif not work.items:
             raise error

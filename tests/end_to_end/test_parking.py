@@ -6,6 +6,7 @@ import json
 import sqlite3
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -163,6 +164,45 @@ def test_mending_the_row_at_the_source_mends_the_view(lab: Parks) -> None:
     lab.holds("accounts")
     lab.until([(1, 5)], "select id, balance::int from account_view")
     assert [lab.state_of_last("accounts", {"id": key}) for key in (1, 2)] == ["superseded", "superseded"]
+
+
+def test_a_key_change_takes_what_is_parked_with_it(lab: Parks) -> None:
+    execute(lab.source, "insert into accounts select n, 'n' || n, -n, null, true from generate_series(1, 3) n")
+    lab.holds("accounts", {"id": 1}, {"id": 2}, {"id": 3})
+    execute(
+        lab.source, "update accounts set id = 22 where id = 2", "update accounts set id = 33, balance = 3 where id = 3"
+    )
+    lab.holds("accounts", {"id": 1}, {"id": 22})
+    lab.until([(33,)], "select id from account_view")
+    execute(lab.source, "update accounts set balance = 5 where id < 30")
+    lab.until([(1,), (22,), (33,)], "select id from account_view order by 1")
+
+
+def test_many_rejected_rows_are_no_stall_and_people_act_on_them_beside_the_worker(lab: Parks) -> None:
+    said = len(lab.log())
+    execute(
+        lab.source,
+        "insert into accounts select n, 'n' || n, case when n % 15 = 0 then -n else n end, null, true"
+        " from generate_series(1, 1500) n",
+    )
+    wait_until(lambda: len(lab.parked("accounts")) == 100, "all are parked", 60)
+    lab.until([(1400,)], "select count(*) from account_view")
+    assert "worker_stalled" not in lab.log()[said:]
+    actions = (
+        ("retry", "--all"),
+        ("retry", "--pipeline", "accounts"),
+        ("discard", "--pipeline", "accounts", "--reason", "beside a retry"),
+        ("retry", "--code", "check_violated"),
+    )
+    with ThreadPoolExecutor(5) as pool:
+        changing = pool.submit(execute, lab.source, *("update accounts set name = name || 'x' where id % 15 > 0",) * 5)
+        done = list(pool.map(lambda action: lab.cli("parked", *action), actions))
+        changing.result()
+    for action, one in zip(actions, done, strict=True):
+        assert one.returncode == 0 or one.stderr.startswith("target_busy: "), (action, one.stderr)
+    execute(lab.source, "update accounts set balance = abs(balance)")
+    lab.until([(1500, 1500)], "select count(*), count(*) filter (where balance > 0) from account_view")
+    lab.holds("accounts")
 
 
 def test_a_change_without_all_columns_waits_behind_and_comes_after(lab: Parks) -> None:

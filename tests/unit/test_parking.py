@@ -161,6 +161,14 @@ def test_attempts_come_later_and_later_until_they_wait_for_a_person() -> None:
     assert waits[-1] is None
 
 
+def test_a_record_may_be_tried_for_ever() -> None:
+    patient = Retry(attempts=1_000_000)
+    for attempts in (1000, 1025, 5000, 999_999):
+        after = parking.next_attempt(attempts, patient, NOW)
+        assert after is not None
+        assert 0.74 * patient.max < after - NOW < 1.26 * patient.max
+
+
 def test_offset_rows_are_raised_by_what_is_parked_and_by_what_is_closed() -> None:
     work = work_of(event(1, 1, 3), event(2, 2, 5), event(3, 3, 2), seq=7)
     found = plan(parking.Held(), work)
