@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from sync_hub.alerts.receivers import Receiver
-from sync_hub.errors import Unavailable
+from sync_hub.errors import SyncHubError
 from sync_hub.runtime.retry import Backoff
 from sync_hub.state_alerts import AlertStore, Text
 
@@ -51,7 +51,7 @@ class Sender(threading.Thread):
             self._woken.clear()
             try:
                 pause = self.turn()
-            except Unavailable:  # health tells
+            except SyncHubError:  # of the state: health tells
                 pause = LOOK_SECONDS
             if pause and self._backoff.attempt:
                 time.sleep(pause)
