@@ -7,7 +7,8 @@ was held for it. An event that lacks columns cannot stand for what came before i
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence, Set
 from typing import Final, NamedTuple
 
 import msgspec
@@ -16,7 +17,7 @@ from msgspec.structs import replace
 from sync_hub.errors import Fatal, Rejected
 from sync_hub.mapping.apply import CompiledMapping
 from sync_hub.model import ChangeEvent, Offset, Parked, ParkedState, Record, RowChange, TopicPartition
-from sync_hub.runtime.batch import Item, Work, superseded
+from sync_hub.runtime.batch import Work, superseded
 from sync_hub.settings import Limits, Retry
 
 WAITING_FOR_ROWS: Final = frozenset({"unique_violated", "foreign_key_violated"})
@@ -34,6 +35,7 @@ class Held:
 
     def __init__(self, rows: Iterable[Parked] = ()) -> None:
         self._keys: dict[str, list[Parked]] = {}
+        self._counts = Counter[ParkedState]()
         self.store(rows)
 
     def __bool__(self) -> bool:
@@ -41,7 +43,7 @@ class Held:
 
     def count(self, state: ParkedState) -> int:
         """How many records are in this state."""
-        return sum(row.state == state for row in self.all())
+        return self._counts[state]
 
     def of(self, key: str) -> list[Parked]:
         """What is held for a key, oldest first."""
@@ -62,10 +64,11 @@ class Held:
     def store(self, rows: Iterable[Parked]) -> None:
         """Take in rows as they are now in the target."""
         for row in rows:
-            others = [
-                one for one in self._keys.get(row.key, []) if (one.partition, one.seq) != (row.partition, row.seq)
-            ]
+            known = self.of(row.key)
+            others = [one for one in known if (one.partition, one.seq) != (row.partition, row.seq)]
             left = sorted([*others, row] if row.is_open else others, key=lambda one: (one.partition, one.seq))
+            self._counts.subtract(one.state for one in known)
+            self._counts.update(one.state for one in left)
             if left:
                 self._keys[row.key] = left
             else:
@@ -94,10 +97,15 @@ def refuse_too_many(pipeline: str, held: Held, share: Share, changed: Sequence[P
     """Raise `Fatal` where a pipeline would park more than is allowed: then something is wrong with all of it."""
     if not changed:
         return
-    before = {(row.partition, row.seq) for row in held.all() if row.state == "parked"}
+    before = {
+        (row.partition, row.seq)
+        for key in {row.key for row in changed}
+        for row in held.of(key)
+        if row.state == "parked"
+    }
     more = sum(row.state == "parked" and (row.partition, row.seq) not in before for row in changed)
     fewer = sum(row.state != "parked" and (row.partition, row.seq) in before for row in changed)
-    many = more and len(before) + more - fewer > limits.parked.stop
+    many = more and held.count("parked") + more - fewer > limits.parked.stop
     if many or (more and share.exceeds(limits.parked_share.stop, more)):
         reason = f"{limits.parked.stop} records" if many else f"{limits.parked_share.stop:.0%} of what it reads"
         error = next(row for row in changed if row.state == "parked")
@@ -117,16 +125,26 @@ class Planned(NamedTuple):
 
 
 def planned(
-    pipeline: str, mapping: CompiledMapping, held: Held, work: Work, polled: Sequence[Item], now: float
+    pipeline: str,
+    mapping: CompiledMapping,
+    held: Held,
+    work: Work,
+    now: float,
+    outdated: Set[tuple[int, int]] | None = None,
 ) -> Planned:
-    """Map the work. What the mapping rejects is parked, unless something newer among `polled` takes its place."""
+    """Map the work. What the mapping rejects is parked, unless something newer takes its place.
+
+    `outdated` is what `superseded` found in the poll that the work is a part of; without it the work is all of it.
+    """
     mapped = mapping.apply([item.event for item in work.items])
     if not (mapped.rejected or held or work.unreadable):
         return Planned(mapped.changes, [])
     parking = _Parking(pipeline, held, work, now)
     for one in work.unreadable:
         parking.park(one.record, one.key, None, one.error)
-    errors, outdated = dict(mapped.rejected), superseded(polled)
+    errors = dict(mapped.rejected)
+    if outdated is None:
+        outdated = superseded(work.items) if errors else frozenset()
     taken = []
     for index, item in enumerate(work.items):
         key = key_text(item.event)
@@ -154,23 +172,25 @@ class _Parking:
 
     def __init__(self, pipeline: str, held: Held, work: Work, now: float) -> None:
         self._pipeline = pipeline
-        self._held = Held(held.all())
+        self._before = held
+        self._looked_up: set[str] = set()
+        self._held = Held()
         self._seqs = {partition: before.parked_seq for partition, before in work.before.items()}
         self._now = now
         self._rows: dict[tuple[int, int], Parked] = {}
 
     def holds(self, key: str) -> bool:
-        return bool(self._held.of(key))
+        return bool(self._of(key))
 
     def close(self, key: str) -> None:
         """Something newer and whole takes the place of what is held."""
-        self._store([closed(one, "superseded", self._now) for one in self._held.of(key)])
+        self._store([closed(one, "superseded", self._now) for one in self._of(key)])
 
     def park(self, record: Record, key: str, event: ChangeEvent | None, error: Rejected) -> None:
         """Hold a record; a whole one stands for all that was held for its key."""
         if event is not None and not event.unchanged:
             self.close(key)
-        if any((one.partition, one.offset) == (record.partition, record.offset) for one in self._held.of(key)):
+        if any((one.partition, one.offset) == (record.partition, record.offset) for one in self._of(key)):
             return  # it was parked before a crash
         seq = self._seqs[record.partition]
         self._seqs[record.partition] = seq + 1
@@ -202,6 +222,13 @@ class _Parking:
     def rows(self) -> list[Parked]:
         """All that changed."""
         return list(self._rows.values())
+
+    def _of(self, key: str) -> list[Parked]:
+        """What is held for a key with this work's changes; only keys that are asked for are taken over."""
+        if key not in self._looked_up:
+            self._looked_up.add(key)
+            self._held.store(self._before.of(key))
+        return self._held.of(key)
 
     def _store(self, rows: Sequence[Parked]) -> None:
         self._held.store(rows)

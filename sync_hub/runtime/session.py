@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Final
 
 from msgspec.structs import replace
@@ -21,7 +21,6 @@ from sync_hub.ports import Broker, Sink, Subscription
 from sync_hub.runtime import parking
 from sync_hub.runtime.batch import (
     Decoded,
-    Item,
     Work,
     coalesce,
     decoded,
@@ -208,18 +207,18 @@ class Session:
             if mine:
                 one.arrived.add(sum(len(records) for records in mine.values()))
                 work = select(one.name, one.offsets, mine)
-                plans.append(self._planned(one, work, work.items))
+                plans.append(self._planned(one, work))
         try:
             self._write(plans)
         except (Rejected, Fatal):
             for plan in plans:
-                self._isolate(plan.one, plan.work, plan.work.items)
+                self._isolate(plan.one, plan.work, superseded(plan.work.items))
         for plan in plans:
             if plan.work.failure is not None and plan.one.error is None:
                 self._fail(plan.one, plan.work.failure.error)
 
-    def _planned(self, one: Delivery, work: Work, polled: Sequence[Item]) -> Plan:
-        return Plan(one, work, *parking.planned(one.name, one.mapping, one.held, work, polled, time.time()))
+    def _planned(self, one: Delivery, work: Work, outdated: Set[tuple[int, int]] | None = None) -> Plan:
+        return Plan(one, work, *parking.planned(one.name, one.mapping, one.held, work, time.time(), outdated))
 
     def _write(self, plans: Sequence[Plan]) -> None:
         """One target transaction for all pipelines. Raises `Fatal` where more would be parked than is allowed."""
@@ -238,35 +237,35 @@ class Session:
             if plan.parked and self._copies is not None:
                 self._copies.publish(plan.parked)
 
-    def _isolate(self, one: Delivery, work: Work, polled: Sequence[Item]) -> None:
+    def _isolate(self, one: Delivery, work: Work, outdated: Set[tuple[int, int]]) -> None:
         """Write one pipeline's work alone, by halves, until the record that the target refuses is found and parked.
 
-        A refused record is passed over when a newer one of its key was polled with it: that one is tried instead.
+        A refused record is passed over when it is outdated, a newer one of its key polled with it: that one is tried.
         """
         if one.error is not None:
             return
         work = rebased(work, one.offsets)
         try:
             try:
-                self._write([self._planned(one, work, polled)])
+                self._write([self._planned(one, work, outdated)])
             except Rejected as error:
-                self._split(one, work, polled, error)
+                self._split(one, work, outdated, error)
         except (Fatal, Rejected) as error:
             self._fail(one, error)
 
-    def _split(self, one: Delivery, work: Work, polled: Sequence[Item], error: Rejected) -> None:
+    def _split(self, one: Delivery, work: Work, outdated: Set[tuple[int, int]], error: Rejected) -> None:
         if work.unreadable:
             unreadable = replace(work, items=[], ends=work.before)
-            self._write([self._planned(one, unreadable, polled)])
+            self._write([self._planned(one, unreadable, outdated)])
             work = rebased(replace(work, unreadable=[]), one.offsets)
         if len(work.items) > 1:
             for half in halves(work):
-                self._isolate(one, half, polled)
+                self._isolate(one, half, outdated)
                 self._control.turn()  # many of them take long, and are no stall
                 failpoint("after_half")
         elif not work.items:
             raise error
-        elif (work.items[0].partition, work.items[0].offset) in superseded(polled):
+        elif (work.items[0].partition, work.items[0].offset) in outdated:
             self._write([Plan(one, work, [], [])])
         else:
             self._write([Plan(one, work, [], parking.left_alone(one.name, one.held, work, error, time.time()))])

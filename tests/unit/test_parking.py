@@ -73,7 +73,7 @@ def work_of(*events: ChangeEvent | Rejected, seq: int = 0, start: int = 0) -> Wo
 
 def plan(held: parking.Held, work: Work, now: float = NOW) -> parking.Planned:
     """What becomes of a poll."""
-    return parking.planned("p", ODD, held, work, work.items, now)
+    return parking.planned("p", ODD, held, work, now)
 
 
 def test_what_the_mapping_rejects_is_parked_and_everything_else_is_applied() -> None:
@@ -238,16 +238,16 @@ class Target:
                 self.rows[key] = [change.values[0]]
 
 
-def deliver(target: Target, work: Work, polled: Any) -> None:
+def deliver(target: Target, work: Work, outdated: set[tuple[int, int]]) -> None:
     """As a session does: whole, else by halves, until what is refused is alone."""
     work = rebased(work, {0: target.offset})
     try:
-        target.write(work, parking.planned("p", ODD, target.held, work, polled, NOW))
+        target.write(work, parking.planned("p", ODD, target.held, work, NOW, outdated))
     except Rejected as error:
         if len(work.items) > 1:
             for half in halves(work):
-                deliver(target, half, polled)
-        elif (0, work.items[0].offset) in superseded(polled):
+                deliver(target, half, outdated)
+        elif (0, work.items[0].offset) in outdated:
             target.write(work, parking.Planned([], []))
         else:
             target.write(work, parking.Planned([], parking.left_alone("p", target.held, work, error, NOW)))
@@ -274,7 +274,7 @@ def test_each_key_ends_as_its_last_event_says_or_is_held(changes: list[tuple[int
         size = cuts[place % len(cuts)]
         work = work_of(*events[place : place + size], start=place, seq=target.offset.parked_seq)
         work = replace(work, before={0: target.offset}, ends={0: replace(work.ends[0], parked_seq=0)})
-        deliver(target, work, work.items)
+        deliver(target, work, superseded(work.items))
         place += size
     assert target.offset.next_offset == len(events)
     held = {row.key for row in target.held.all()}
