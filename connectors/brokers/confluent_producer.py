@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import confluent_kafka as ck
@@ -19,23 +20,37 @@ UNACKNOWLEDGED_BYTES = 8 * 1024 * 1024
 logger = logging.getLogger(__name__)
 
 
+Look = Callable[[KafkaError | None, Any], None]
+
+
 class ConfluentProducer:
-    """See `Producer`. The library's own queue limit would stop in mid-call, so it is set high and room counted here."""
+    """See `Producer`. The library's own queue limit would stop in mid-call, so it is set high and room counted here.
+
+    Every delivery report is looked at. That costs as much as sending, so looking does nothing but keep the newest of
+    each partition; how much is unacknowledged is told by how many reports are still to come.
+    """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        self._bytes = 0
+        self._sent: deque[tuple[int, int]] = deque()
         self._failed: tuple[str, str] | None = None
-        self._ends: dict[tuple[str, int], int] = {}
-        self._producer = ck.Producer(
-            {**settings, "on_delivery": self._delivered, "error_cb": self._noticed}, logger=logger
-        )
+        self._newest: dict[TopicPartition, Any] = {}
+        self._looking: dict[TopicPartition, Look] = {}
+        self._producer = ck.Producer({**settings, "error_cb": self._noticed}, logger=logger)
 
-    def _delivered(self, error: KafkaError | None, message: Any) -> None:
-        self._bytes -= len(message) + 64
-        if error is None:
-            self._ends[message.topic(), message.partition()] = message.offset() + 1
-        elif self._failed is None:
-            self._failed = (f"{message.topic()}/{message.partition()}", error.str())
+    def _looks(self, topic: str, partition: int) -> Look:
+        """What looks at the delivery reports of one partition."""
+        place = TopicPartition(topic, partition)
+        if place not in self._looking:
+            newest = self._newest
+
+            def look(error: KafkaError | None, message: Any) -> None:
+                if error is None:
+                    newest[place] = message
+                elif self._failed is None:
+                    self._failed = (f"{topic}/{partition}", error.str())
+
+            self._looking[place] = look
+        return self._looking[place]
 
     def _noticed(self, error: KafkaError) -> None:
         if error.fatal() and self._failed is None:
@@ -48,27 +63,36 @@ class ConfluentProducer:
     @property
     def ends(self) -> dict[TopicPartition, int]:
         """See `Producer.ends`."""
-        return {TopicPartition(topic, partition): end for (topic, partition), end in self._ends.items()}
+        return {place: message.offset() + 1 for place, message in self._newest.items()}
 
     @property
     def room(self) -> bool:
         """See `Producer.room`."""
-        return self._bytes < UNACKNOWLEDGED_BYTES
+        sent, waiting = self._sent, len(self._producer)
+        while sent and sum(records for records, _ in sent) - sent[0][0] >= waiting:
+            sent.popleft()
+        return sum(size for _, size in sent) < UNACKNOWLEDGED_BYTES
 
     def send(self, records: Sequence[Outgoing], partitions: Sequence[int]) -> None:
         """See `Producer.send`."""
         produce: Any = self._producer.produce
-        size = 0
+        topic, size = "", 0
+        looks: dict[int, Look] = {}
         try:
             for record, partition in zip(records, partitions, strict=True):
+                if record.topic != topic:
+                    topic, looks = record.topic, {}
+                look = looks.get(partition)
+                if look is None:
+                    look = looks[partition] = self._looks(topic, partition)
                 if record.headers:
-                    produce(record.topic, record.value, record.key, partition, headers=record.headers)
+                    produce(topic, record.value, record.key, partition, look, headers=record.headers)
                 else:
-                    produce(record.topic, record.value, record.key, partition)
+                    produce(topic, record.value, record.key, partition, look)
                 size += len(record.value or b"") + 64
         except (KafkaException, BufferError) as error:
             raise _refused(record.topic, error) from error
-        self._bytes += size
+        self._sent.append((len(records), size))
 
     def collect(self, timeout_seconds: float) -> None:
         """See `Producer.collect`."""

@@ -7,7 +7,9 @@ looked at; a failed one ends the producer with everything that was waiting in it
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import logging
+import operator
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +30,7 @@ from connectors.brokers.kafka_client import (
 )
 from connectors.brokers.kafka_options import KafkaOptions
 from connectors.brokers.kafka_reader import KafkaSubscription
-from connectors.brokers.partitioner import partition_of
+from connectors.brokers.partitioner import partitions_of
 from sync_hub.errors import ConfigError, Fatal, PublishingBroken, SyncHubError, Unavailable
 from sync_hub.model import Finding, Outgoing, Record, TopicInfo, TopicPartition
 
@@ -38,6 +40,7 @@ _VERIFY_SECONDS = 30.0
 _ROOM_SECONDS = 5.0
 _NOT_READY_SECONDS = 0.1
 _DEFAULT_RECORD_BYTES = 1_048_588
+_topic_of = operator.attrgetter("topic")
 
 
 class KafkaBroker:
@@ -103,17 +106,18 @@ class KafkaBroker:
             raise
 
     def _partitions_for(self, records: Sequence[Outgoing]) -> list[int]:
-        partitions = []
-        name, count = "", 1
-        for record in records:
-            if record.topic != name:
-                name, count = record.topic, self._topic(record.topic).partitions
-            partition = record.partition
-            if partition is None:
-                partition = partition_of(record.key, count)
-            elif not 0 <= partition < count:
-                raise Fatal("partition_unknown", f"topic {name} has {count} partitions, none is {partition}")
-            partitions.append(partition)
+        partitions: list[int] = []
+        for name, group in itertools.groupby(records, _topic_of):
+            count, alike = self._topic(name).partitions, list(group)
+            chosen = partitions_of([record.key for record in alike], count)
+            for place, record in enumerate(alike):
+                if record.partition is not None:
+                    chosen[place] = record.partition
+                    if not 0 <= record.partition < count:
+                        raise Fatal(
+                            "partition_unknown", f"topic {name} has {count} partitions, none is {record.partition}"
+                        )
+            partitions += chosen
         return partitions
 
     def _ready_producer(self) -> Producer:

@@ -35,7 +35,7 @@ LOG = logging.getLogger(__name__)
 PREFIX: Final = "sync_hub"
 """Prefix of logical messages: the hub's heartbeats and marks, and what applications say about their transactions."""
 
-BATCH_EVENTS: Final = 5_000
+BATCH_EVENTS: Final = 2_000
 BATCH_BYTES: Final = 1_000_000
 BATCH_SECONDS: Final = 0.02
 CAUGHT_UP_MICROSECONDS: Final = 50_000

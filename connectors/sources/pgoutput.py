@@ -8,13 +8,14 @@ comes (`pgtuple`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from struct import Struct as Format
 from struct import error as StructError
 from typing import Any, Final
 
 from msgspec import Struct
 
-from connectors.sources.pgtuple import Converter, Tuple, compile_reader
+from connectors.sources.pgtuple import Converter, PairReader, compile_pair_reader, compile_reader
 from sync_hub.errors import Fatal
 
 POSTGRES_EPOCH_MICROSECONDS: Final = 946_684_800_000_000
@@ -121,30 +122,62 @@ class Skipped(Struct, frozen=True, gc=False):
 
 LogMessage = Begin | Commit | Origin | Relation | Type | Insert | Update | Delete | Truncate | Message | Skipped
 
+Reader = Callable[[bytes], LogMessage]
+
 _SKIPPED: Final = Skipped()
-_PAD: Final = bytes(5)
+_SKIPPING: Final[dict[bytes, Reader]] = dict.fromkeys((b"IN", b"UN", b"UK", b"UO", b"DK", b"DO"), lambda _: _SKIPPED)
 _u16 = Format("!H").unpack_from
 _u32 = Format("!I").unpack_from
+_oid = Format("!I").pack
 _u64 = Format("!Q").unpack_from
 _begin = Format("!QqI").unpack_from
 _commit = Format("!BQQq").unpack_from
 _type_of_column = Format("!Ii").unpack_from
 
 
-class _Layout:
-    """How to read the tuples of one relation: whole rows, and old keys, which have values in the key's columns only."""
+def _row_readers(relation: Relation, converters: Sequence[tuple[bool, Converter]] | None) -> dict[bytes, Reader]:
+    """How to read the messages about rows of a relation, by how they begin: kind, relation, and kind of first tuple.
 
-    __slots__ = ("names", "read", "read_key")
+    The first tuple is the new row (N), the old row (O), or an old key (K): values in the key's columns only.
+    """
+    oid, by_kind = relation.oid, _SKIPPING if converters is None else _readers_of(relation, converters)
+    return {kind[:1] + _oid(oid) + kind[1:]: reader for kind, reader in by_kind.items()}
 
-    def __init__(self, relation: Relation, converters: Sequence[tuple[bool, Converter]]) -> None:
-        columns: list[tuple[str | None, Converter]] = []
-        key_columns: list[tuple[str | None, Converter]] = []
-        for column, (wanted, converter) in zip(relation.columns, converters, strict=True):
-            columns.append((column.name, converter) if wanted else (None, None))
-            key_columns.append((column.name, converter) if wanted and column.key else (None, None))
-        self.names = [name for name, _ in columns if name is not None]
-        self.read = compile_reader(columns)
-        self.read_key = compile_reader(key_columns)
+
+def _readers_of(relation: Relation, converters: Sequence[tuple[bool, Converter]]) -> dict[bytes, Reader]:
+    oid = relation.oid
+    columns: list[tuple[str | None, Converter]] = []
+    key_columns: list[tuple[str | None, Converter]] = []
+    for column, (wanted, converter) in zip(relation.columns, converters, strict=True):
+        columns.append((column.name, converter) if wanted else (None, None))
+        key_columns.append((column.name, converter) if wanted and column.key else (None, None))
+    names = [name for name, _ in columns if name is not None]
+    read, read_key = compile_reader(columns), compile_reader(key_columns)
+    read_rows, read_key_and_row = compile_pair_reader(columns, columns), compile_pair_reader(key_columns, columns)
+
+    def insert(data: bytes) -> Insert:
+        row, missing = read(data, 6)
+        if missing:
+            raise ValueError("an insert with unchanged columns")
+        return Insert(oid, row)
+
+    def update(data: bytes) -> Update:
+        return Update(oid, None, False, *read(data, 6))
+
+    def update_with(read_pair: PairReader, data: bytes, *, whole: bool) -> Update:
+        (old, _), (new, unchanged) = read_pair(data, 6)
+        if unchanged:  # a whole old row has all of them; an old key has large key columns
+            new, unchanged = _filled(new, old, names)
+        return Update(oid, old, whole, new, unchanged)
+
+    return {
+        b"IN": insert,
+        b"UN": update,
+        b"UK": partial(update_with, read_key_and_row, whole=False),
+        b"UO": partial(update_with, read_rows, whole=True),
+        b"DK": lambda data: Delete(oid, read_key(data, 6)[0], False),
+        b"DO": lambda data: Delete(oid, read(data, 6)[0], True),
+    }
 
 
 class Decoder:
@@ -156,16 +189,13 @@ class Decoder:
 
     def __init__(self, prepare: Callable[[Relation], Sequence[tuple[bool, Converter]] | None]) -> None:
         self._prepare = prepare
-        self._layouts: dict[int, _Layout | None] = {}
-        self._readers: dict[int, Callable[[bytes], LogMessage]] = {
+        self._rows: dict[bytes, Reader] = {}
+        self._others: dict[int, Reader] = {
             ord("B"): _read_begin,
             ord("C"): _read_commit,
             ord("O"): _read_origin,
             ord("R"): self._relation,
             ord("Y"): _read_type,
-            ord("I"): self._insert,
-            ord("U"): self._update,
-            ord("D"): self._delete,
             ord("T"): _read_truncate,
             ord("M"): _read_message,
         }
@@ -173,7 +203,7 @@ class Decoder:
     def decode(self, data: bytes) -> LogMessage:
         """One message. Raises `MalformedMessage`."""
         try:
-            return self._readers[data[0]](data + _PAD)
+            return (self._rows.get(data[:6]) or self._others[data[0]])(data)
         except (StructError, ValueError, LookupError, TypeError) as error:
             raise MalformedMessage(
                 "malformed_log_message",
@@ -183,73 +213,23 @@ class Decoder:
 
     def _relation(self, data: bytes) -> Relation:
         relation = _read_relation(data)
-        converters = self._prepare(relation)
-        self._layouts[relation.oid] = None if converters is None else _Layout(relation, converters)
+        self._rows |= _row_readers(relation, self._prepare(relation))
         return relation
 
-    def _insert(self, data: bytes) -> Insert | Skipped:
-        (oid,) = _u32(data, 1)
-        layout = self._layouts[oid]
-        if layout is None:
-            return _SKIPPED
-        if data[5] != 78:  # N
-            raise ValueError("an insert without a new tuple")
-        row, missing, end = layout.read(data, 6)
-        if missing:
-            raise ValueError("an insert with unchanged columns")
-        _at_end(data, end)
-        return Insert(oid, row)
 
-    def _update(self, data: bytes) -> Update | Skipped:
-        (oid,) = _u32(data, 1)
-        layout = self._layouts[oid]
-        if layout is None:
-            return _SKIPPED
-        kind, position = data[5], 6
-        old, whole = None, False
-        if kind != 78:
-            whole = kind == 79
-            old, _, position = _old_row(data, position, kind, layout)
-            kind, position = data[position], position + 1
-        if kind != 78:
-            raise ValueError("an update without a new tuple")
-        new, unchanged, end = layout.read(data, position)
-        _at_end(data, end)
-        if unchanged and old is not None:  # a whole old row has all of them; an old key has large key columns
-            new, unchanged = _filled(new, old, layout)
-        return Update(oid, old, whole, new, unchanged)
-
-    def _delete(self, data: bytes) -> Delete | Skipped:
-        (oid,) = _u32(data, 1)
-        layout = self._layouts[oid]
-        if layout is None:
-            return _SKIPPED
-        old, _, end = _old_row(data, 6, data[5], layout)
-        _at_end(data, end)
-        return Delete(oid, old, data[5] == 79)
-
-
-def _old_row(data: bytes, position: int, kind: int, layout: _Layout) -> Tuple:
-    if kind == 75:  # K
-        return layout.read_key(data, position)
-    if kind == 79:  # O
-        return layout.read(data, position)
-    raise ValueError("an old tuple of unknown kind")
-
-
-def _filled(new: dict[str, Any], old: dict[str, Any], layout: _Layout) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _filled(new: dict[str, Any], old: dict[str, Any], names: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The new row with what the log left out taken from the old one, as far as that goes, in the columns' order."""
-    row = {name: new[name] if name in new else old[name] for name in layout.names if name in new or name in old}
-    return row, tuple(name for name in layout.names if name not in row)
+    row = {name: new[name] if name in new else old[name] for name in names if name in new or name in old}
+    return row, tuple(name for name in names if name not in row)
 
 
 def _at_end(data: bytes, position: int) -> None:
-    if position != len(data) - len(_PAD):
+    if position != len(data):
         raise ValueError("its length does not match its content")
 
 
 def _text(data: bytes, position: int) -> tuple[str, int]:
-    end = data.index(0, position, len(data) - len(_PAD))
+    end = data.index(0, position)
     return data[position:end].decode(), end + 1
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka.partitioner.default import murmur2 as reference
 
-from connectors.brokers.partitioner import murmur2, partition_of
+from connectors.brokers.partitioner import murmur2, partition_of, partitions_of
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,20 @@ def test_equal_to_the_reference(data: bytes) -> None:
 def test_partition_is_within_the_count(key: bytes, partitions: int) -> None:
     assert 0 <= partition_of(key, partitions) < partitions
     assert partition_of(key, partitions) == (murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+@given(st.lists(st.none() | st.binary(max_size=40)), st.integers(1, 1000))
+def test_many_keys_go_where_each_goes_alone(keys: list[bytes | None], partitions: int) -> None:
+    assert partitions_of(keys, partitions) == [partition_of(key, partitions) for key in keys]
+
+
+@pytest.mark.parametrize("length", range(14))
+@given(data=st.data())
+@settings(max_examples=15)
+def test_many_keys_of_one_length_go_where_each_goes_alone(data: st.DataObject, length: int) -> None:
+    edges = st.sampled_from([bytes(length), b"\xff" * length, b"\x80" * length])
+    keys = data.draw(st.lists(edges | st.binary(min_size=length, max_size=length), min_size=17, max_size=60))
+    assert partitions_of(keys, 997) == [partition_of(key, 997) for key in keys]
 
 
 def test_records_without_a_key_stay_together() -> None:
