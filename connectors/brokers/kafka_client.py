@@ -16,7 +16,8 @@ from sync_hub.model import Outgoing, Record, TopicPartition
 BATCH_BYTES = 1024 * 1024
 LINGER_MILLISECONDS = 5
 SESSION_MILLISECONDS = 6000
-HEARTBEAT_MILLISECONDS = 2000
+HEARTBEAT_MILLISECONDS = 500
+"""A member learns at its next heartbeat that another one has come: that one waits so long for its share."""
 METADATA_MILLISECONDS = 10_000
 FETCH_BYTES = 1024 * 1024
 FETCH_TOTAL_BYTES = 2 * FETCH_BYTES

@@ -46,6 +46,8 @@ POLL_SECONDS: Final = 0.1
 POLL_RECORDS: Final = 3000
 IDLE_SECONDS: Final = 1.0
 BARRIER_SECONDS: Final = 0.1
+BARRIER_PATIENCE_SECONDS: Final = 10.0
+"""How long a TRUNCATE waits for rows of other views that still refer to its own."""
 
 
 class Session:
@@ -63,6 +65,7 @@ class Session:
         self._control = control
         self._subscription: Subscription | None = None
         self._barrier_at = 0.0
+        self._refused_since: dict[tuple[str, str], float] = {}
         self._replay = Replay(sink, state, settings.retry, self._write, self._fail)
         self.deliveries: dict[str, Delivery] = {}
 
@@ -279,15 +282,34 @@ class Session:
         for one in self._active():
             blocked = {p: offset.barrier for p, offset in one.offsets.items() if offset.barrier}
             if blocked:
+                version = min(blocked.values())
                 try:
-                    self._pass_barrier(subscription, one, min(blocked.values()))
+                    self._pass_barrier(subscription, one, version)
                 except Rejected as error:
-                    if error.code not in parking.WAITING_FOR_ROWS:  # else rows of another table have to go first
+                    if error.code not in parking.WAITING_FOR_ROWS:
                         self._fail(one, error)
+                    elif self._waited_long(one, version):
+                        self._pass_in_doubt(subscription, one, version, error)
                 except Fatal as error:
                     self._fail(one, error)
 
-    def _pass_barrier(self, subscription: Subscription, one: Delivery, version: str) -> None:
+    def _waited_long(self, one: Delivery, version: str) -> bool:
+        """Whether rows of other tables, which have to go first, had their time."""
+        now = time.monotonic()
+        return now - self._refused_since.setdefault((one.name, version), now) >= BARRIER_PATIENCE_SECONDS
+
+    def _pass_in_doubt(self, subscription: Subscription, one: Delivery, version: str, error: Rejected) -> None:
+        """Go on without removing the rows of before a TRUNCATE.
+
+        What refers to them came after it, and means rows that wait behind it: to wait for each other would be for ever.
+        Verification, which is asked for first, removes what is left over.
+        """
+        reason = f"rows of before a TRUNCATE are still there, because others refer to them: {error.message}"
+        LOG.warning("pipeline %s: %s", one.name, reason, extra={"action": "doubt", "pipeline": one.name})
+        self._state.doubt([one.name], reason)
+        self._pass_barrier(subscription, one, version, remove=False)
+
+    def _pass_barrier(self, subscription: Subscription, one: Delivery, version: str, *, remove: bool = True) -> None:
         """When all partitions stand at the barrier or past it, do its work and move them on in one transaction.
 
         What was parked before is older than the barrier, and closed with it.
@@ -297,11 +319,12 @@ class Session:
         if pairs:
             held = [row for row in self._sink.find_parked([one.name]) if row.partition in pairs]
             closed = [parking.closed(row, "superseded", time.time()) for row in held]
-            truncation = _truncation(one, self._barrier_event(next(iter(pairs.values()))[0]))
+            truncation = [_truncation(one, self._barrier_event(next(iter(pairs.values()))[0]))] if remove else []
             failpoint("before_barrier")
-            self._sink.write(SinkBatch([*parking.with_seqs(pairs, closed).values()], [truncation], closed))
+            self._sink.write(SinkBatch([*parking.with_seqs(pairs, closed).values()], truncation, closed))
             failpoint("after_barrier")
         if pairs is not None:
+            self._refused_since.pop((one.name, version), None)
             rows = self._sink.load_offsets([one.name])
         stood = {partition for partition, row in one.offsets.items() if row.barrier}
         one.load(rows, sorted(one.offsets))

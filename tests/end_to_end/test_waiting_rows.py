@@ -57,3 +57,33 @@ def test_rows_that_wait_for_one_another_are_solved_though_they_came_one_by_one(
         lab.settle()
     finally:
         lab.close()
+
+
+def test_a_truncate_passes_though_rows_that_came_after_it_refer_to_those_it_removes(
+    tmp_path: Path, source_dsn: str, target_dsn: str
+) -> None:
+    """A child that came after the TRUNCATE means the parent behind it; the view still has the one of before."""
+    execute(source_dsn, SCHEMA, "insert into parents values (2, 'b')")
+    execute(target_dsn, TARGET)
+    lab = Lab(tmp_path, "truncated", source_dsn, target_dsn, MAPPINGS, tables="public.parents, public.children")
+    try:
+        lab.start()
+        lab.until([(2, 1)], "select (select count(*) from parent_view), (select count(*) from child_view)")
+        assert lab.cli("pause", "parents").returncode == 0
+        lab.becomes("parents", "paused")
+        execute(
+            source_dsn,
+            "begin; truncate parents, children; insert into parents values (1, 'new');"
+            " insert into children values (7, 1); commit",
+        )
+        lab.until([(7, 1, "a")], "select c.id, p.id, p.code from child_view c join parent_view p on c.parent = p.id")
+        lab.resume("parents")
+        problem = lab.problem("view_unproven", "pipeline:parents")
+        assert "rows of before a TRUNCATE are still there" in problem["message"]
+        lab.until([(1, "new")], "select id, code from parent_view")
+        lab.until([(7, 1)], "select id, parent from child_view")
+        wait_until(lambda: not any(one.unproven for one in lab.state.pipelines()), "the view is proven", 60)
+        execute(source_dsn, "insert into parents values (3, 'c')")
+        lab.until([(1, "new"), (3, "c")], "select id, code from parent_view order by id")
+    finally:
+        lab.close()
