@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from connectors.pgtypes import from_wire
 from sync_hub.errors import Rejected
@@ -16,6 +16,8 @@ from sync_hub.model import ABSENT
 
 STAGE: Final = "pg_temp.sync_hub_stage"
 SMALLEST_WIDTH: Final = 16
+MOST_UNINDEXED: Final = 8
+"""How many statements read the staging table without an index."""
 
 Convert = Callable[[Any], str]
 
@@ -27,14 +29,28 @@ _NEEDS_ESCAPE: Final = ("\\", "\n", "\r", "\t")
 _ESCAPES: Final = str.maketrans({"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
 
 
-def create_stage(width: int) -> str:
-    """DDL of the staging table: emptied by the server at each commit; the index finds the rows of one statement."""
-    columns = ", ".join(f"c{number} text" for number in range(width))
-    return (
-        f"drop table if exists {STAGE};"
-        f"create temporary table sync_hub_stage (m int, {columns}) on commit delete rows;"
-        f"create index on {STAGE} (m)"
-    )
+class Stage(NamedTuple):
+    """The staging table of a session as it is: emptied by the server at each commit.
+
+    An index finds the rows of one statement among those of many; where there are few statements, reading them all for
+    each costs less than the index, which is a tenth of what an upserted row costs the server.
+    """
+
+    width: int = 0
+    indexed: bool = False
+
+    def fitted(self, width: int, statements: int) -> Stage:
+        """The table as a batch needs it, at least as it is."""
+        wide = max(width, SMALLEST_WIDTH) if width > self.width else self.width
+        return Stage(wide, self.indexed or statements > MOST_UNINDEXED)
+
+    @property
+    def ddl(self) -> str:
+        """Makes it, in place of another one."""
+        columns = ", ".join(f"c{number} text" for number in range(self.width))
+        index = f"; create index on {STAGE} (m)" if self.indexed else ""
+        made = f"create temporary table sync_hub_stage (m int, {columns}) on commit delete rows"
+        return f"drop table if exists {STAGE}; {made}{index}"
 
 
 def copy_stage(width: int) -> str:

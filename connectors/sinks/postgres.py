@@ -16,7 +16,7 @@ from connectors.sinks import parked, pgcheck, pgcreate, pgread
 from connectors.sinks.changes import flag_column
 from connectors.sinks.pgoffsets import TABLE, Offsets, advance_parameters
 from connectors.sinks.pgparked import ParkedRows
-from connectors.sinks.pgstage import SMALLEST_WIDTH, copy_stage, create_stage
+from connectors.sinks.pgstage import Stage, copy_stage
 from connectors.sinks.pgwork import Mapped, Step, Work, plan
 from sync_hub.errors import Fatal, OffsetsMoved, SyncHubError
 from sync_hub.failpoints import failpoint
@@ -54,7 +54,7 @@ class PostgresSink:
         self._offsets = Offsets(options.own_schema)
         self._parked = ParkedRows(options.own_schema)
         self._open_connection: Connection | None = None
-        self._stage_width = 0
+        self._stage = Stage()
         self._tables: dict[str, Table] = {}
         self._mapped: dict[tuple[Any, ...], Mapped] = {}
 
@@ -272,7 +272,7 @@ class PostgresSink:
     def _connection(self) -> Connection:
         if self._open_connection is None or self._open_connection.closed:
             self._open_connection = self._connect()
-            self._stage_width = 0
+            self._stage = Stage()
         return self._open_connection
 
     def _cursor(self) -> RawCursor[tuple[Any, ...]]:
@@ -311,10 +311,10 @@ class PostgresSink:
         connection = self._connection()
         cursor = self._cursor()
         with self._translated():
-            if work.width > self._stage_width:
-                width = max(work.width, SMALLEST_WIDTH)
-                cursor.execute(create_stage(width))
-                self._stage_width = width
+            stage = self._stage.fitted(work.width, len(work.steps))
+            if work.data and stage != self._stage:
+                cursor.execute(stage.ddl)
+                self._stage = stage
         try:
             cursor.execute("begin isolation level read committed read write")
             if work.data:

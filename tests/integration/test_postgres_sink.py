@@ -338,3 +338,20 @@ def test_unique_values_that_swap_in_one_batch(writer: Writer, target_dsn: str, n
     with pytest.raises(Rejected):
         writer.write(upserts("seats", columns, (5, "d")))
     assert sql(target_dsn, "select count(*), count(seat) from seats") == [(4, 4)]
+
+
+def test_a_batch_for_many_tables_is_staged_with_an_index_and_one_for_few_without(
+    writer: Writer, target_dsn: str
+) -> None:
+    names = [f"t{number}" for number in range(12)]
+    sql(target_dsn, "; ".join(f"create table {name} (id int primary key, value text)" for name in names))
+    indexed = "select relhasindex from pg_class where relname = 'sync_hub_stage' and relkind = 'r'"
+    for tables, found in ((names[:3], False), (names, True), (names[:1], True)):
+        for round_ in range(2):
+            writer.write(
+                *(upserts(name, ("id", "value"), (1, f"{name} {found} {round_}"), (2, None)) for name in tables)
+            )
+            assert sql(target_dsn, indexed) == [(found,)]
+        for name in tables:
+            rows = [(1, f"{name} {found} 1"), (2, None)]
+            assert sql(target_dsn, f"select * from {name} order by id") == rows
