@@ -17,6 +17,7 @@ from benchmarks.waiting import Failed, wait_until
 from benchmarks.workloads import Events
 from sync_hub import settings as configuration
 from sync_hub.runtime.pipelines import register
+from sync_hub.runtime.worker import names as worker_names
 from sync_hub.state import State
 
 CONFIG = """
@@ -37,6 +38,8 @@ key: [{key}]
 copy: all
 """
 STOP_SECONDS = 15
+WORKERS = 2
+"""Of a target that is the only one: as many as there are cores here. Of several targets each has one."""
 
 
 class HubSubject:
@@ -84,6 +87,7 @@ class HubSession:
         self._workers: dict[str, subprocess.Popen[bytes]] = {}
         self._ended: dict[str, Usage] = {}
         self._targets = [f"t{number}" for number in range(1, len(databases.targets) + 1)]
+        self._each = WORKERS if len(self._targets) == 1 else 1
         (folder / "mappings").mkdir()
         self._configure("never")
 
@@ -106,7 +110,7 @@ class HubSession:
                 tables=", ".join(f"public.{table.name}" for table in made.tables),
                 snapshot=snapshot,
                 targets="".join(
-                    f"  {target}: {{type: postgres, dsn: '{dsn}'}}\n"
+                    f"  {target}: {{type: postgres, dsn: '{dsn}', workers: {self._each}}}\n"
                     for target, dsn in zip(self._targets, made.target_dsns, strict=True)
                 ),
             )
@@ -202,12 +206,8 @@ class HubSession:
         shutil.rmtree(self.folder)
 
     def _names(self, parts: Sequence[str]) -> list[str]:
-        names = {
-            "capture": [f"capture:{self.databases.name}"],
-            "deliver": [f"deliver:{target}" for target in self._targets],
-            "verify": ["verify"],
-        }
-        return [name for part in parts for name in names[part]]
+        names = worker_names(self.settings)
+        return [name for part in parts for name in names if name.partition(":")[0] == part]
 
     def _topic(self, table: str) -> str:
         return f"{self.databases.name}.public.{table}"
