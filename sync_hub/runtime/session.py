@@ -14,7 +14,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from sync_hub.envelope import decode
-from sync_hub.errors import Fatal, Rejected, SyncHubError
+from sync_hub.errors import Fatal, OffsetsMoved, Rejected, SyncHubError
 from sync_hub.failpoints import failpoint
 from sync_hub.model import ABSENT, ChangeEvent, Offset, RowChange, SinkBatch, TableWrite, TopicPartition
 from sync_hub.ports import Broker, Sink, Subscription
@@ -64,6 +64,7 @@ class Session:
         self._copies = ParkedTopic(settings.hub.name, broker) if settings.topics.parked else None
         self._control = control
         self._subscription: Subscription | None = None
+        self._places: dict[TopicPartition, int] = {}
         self._barrier_at = 0.0
         self._refused_since: dict[tuple[str, str], float] = {}
         self._replay = Replay(sink, state, settings.retry, self._write, self._fail)
@@ -94,7 +95,9 @@ class Session:
         records = self._subscription.poll(POLL_SECONDS, POLL_RECORDS)
         if records:
             failpoint("after_poll")
-            self._apply(decoded(records))
+            partitions = decoded(records)
+            self._refuse_holes(partitions)
+            self._apply(partitions)
         for one in self.deliveries.values():
             one.caught_up = len(records) < POLL_RECORDS
         if time.monotonic() >= self._barrier_at:
@@ -107,11 +110,16 @@ class Session:
         self._on_assign([])
 
     def _on_assign(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Load what the target knows, and say where to read; partitions that stay are read on from there, too.
+
+        Another worker may have passed a barrier meanwhile that they stood at: what was polled behind it was let go.
+        """
         names = list(self.deliveries)
         rows = self._sink.load_offsets(names)
         held = self._sink.find_parked(names)  # read after: what changes in between moves the offsets' `parked_seq`
+        kept = set(self._subscription.assignment() if self._subscription else ()) - set(partitions)
         assigned: dict[str, set[int]] = {}
-        for topic, partition in {*partitions, *(self._subscription.assignment() if self._subscription else ())}:
+        for topic, partition in {*partitions, *kept}:
             assigned.setdefault(topic, set()).add(partition)
         for one in self._active():
             mine = assigned.get(one.topic, set())
@@ -122,7 +130,34 @@ class Session:
                     self._prove_record(one, one.offsets[partition])
             except (Fatal, Rejected) as error:
                 self._fail(one, error)
-        return {partition: self._start(partition) for partition in partitions}
+        for place in kept:
+            self._seek(place)
+        starts = {partition: self._start(partition) for partition in partitions}
+        self._places |= starts
+        return starts
+
+    def _seek(self, place: TopicPartition) -> None:
+        """Read on from where the target stands."""
+        if self._subscription is not None:
+            self._places[place] = self._start(place)
+            self._subscription.seek(place, self._places[place])
+
+    def _refuse_holes(self, partitions: Mapping[TopicPartition, Sequence[Decoded]]) -> None:
+        """What was polled begins where each pipeline stands, or before; else `OffsetsMoved`, and it is read again.
+
+        A pipeline at a barrier lets go of what is behind it; whoever passes the barrier goes back there.
+        """
+        for place, records in partitions.items():
+            begin, self._places[place] = self._places.get(place, 0), records[-1].offset + 1
+            for one in self._active():
+                offset = one.offsets.get(place.partition) if one.topic == place.topic else None
+                if offset is not None and not offset.barrier and offset.next_offset < begin:
+                    raise OffsetsMoved(
+                        "offsets_moved",
+                        f"pipeline {one.name} stands at {offset.next_offset} of {place.topic}/{place.partition}, which "
+                        f"was read from {begin}",
+                        hint="it is read again from there; nothing was written",
+                    )
 
     def _active(self) -> list[Delivery]:
         """The pipelines that have not failed."""
@@ -331,7 +366,7 @@ class Session:
         one.hold([row for row in self._sink.find_parked([one.name]) if row.partition in one.offsets])
         passed = {TopicPartition(one.topic, partition) for partition in stood if not one.offsets[partition].barrier}
         for place in passed & set(subscription.assignment()):
-            subscription.seek(place, self._start(place))
+            self._seek(place)
 
     def _barrier_event(self, row: Offset) -> ChangeEvent | None:
         record = self._broker.fetch(TopicPartition(row.topic, row.partition), row.next_offset)
