@@ -10,7 +10,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
-from sync_hub.errors import ConfigError, Fatal, Rejected, SyncHubError, Unavailable
+from sync_hub.errors import ConfigError, Conflict, Fatal, Rejected, SyncHubError, Unavailable
 
 SESSION: Final = (
     "-c TimeZone=UTC -c DateStyle=ISO,YMD -c IntervalStyle=iso_8601 -c bytea_output=hex"
@@ -196,8 +196,25 @@ def classify(error: psycopg.Error, what: str) -> SyncHubError:
     kind, code, hint = _meaning(state or "")
     text = f"{what}: {_one_line(error, state or '')}"
     if kind is Rejected:
-        return Rejected(code, text, sqlstate=state or "", hint=hint)
+        return Rejected(code, text, sqlstate=state or "", hint=hint, conflict=_conflict(error))
     return kind(code, text, hint=hint)
+
+
+def _conflict(error: psycopg.Error) -> Conflict | None:
+    """Which rows a violated key is about: the detail ends so in every language, `(a, b)=(1, x)`.
+
+    None where it is about another error, or where the values cannot be told apart.
+    """
+    diag = error.diag
+    found = _KEY_OF_ROW.search(diag.message_detail or "") if error.sqlstate in _OF_KEYS else None
+    if found is None or not diag.table_name:
+        return None
+    columns, values = (tuple(part.split(", ")) for part in found.groups())
+    if len(columns) == 1:
+        values = (found[2],)
+    names = tuple(column[1:-1].replace('""', '"') if column.startswith('"') else column for column in columns)
+    table = f"{diag.schema_name}.{diag.table_name}" if diag.schema_name else diag.table_name
+    return Conflict(table, names, values) if len(names) == len(values) else None
 
 
 def _meaning(state: str) -> tuple[_Kind, str, str]:
@@ -219,6 +236,8 @@ def _state_of_connecting(error: psycopg.Error) -> str:
 
 _OF_VALUES: Final = ("21", "22", "23", "40002", "44", "54")
 """SQLSTATEs of errors about a row: what PostgreSQL says about them may repeat its values."""
+_OF_KEYS: Final = ("23503", "23505")
+_KEY_OF_ROW: Final = re.compile(r"\((.*?)\)=\((.*)\)", re.DOTALL)
 _KEY_VALUES: Final = re.compile(r"\)=\(.*\)", re.DOTALL)
 _OF_LIBPQ: Final = re.compile(r"^connection (?:failed|is bad): |\s*Is the server running[^?]*\?")
 """What libpq says twice when connecting fails, or what the hint says."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 
 class SyncHubError(Exception):
     """Base of every error the hub raises on purpose.
@@ -60,12 +62,37 @@ class OffsetsMoved(SyncHubError):
     """Another worker has written for a partition: the target's offsets moved on. Load them again."""
 
 
-class Rejected(SyncHubError):
-    """A record that can never be applied as it is. `sqlstate` is the target's own code when it has one."""
+class Conflict(NamedTuple):
+    """What a target says about a unique or foreign key that is violated: rows of this table with these values.
 
-    def __init__(self, code: str, message: str, *, sqlstate: str = "", hint: str = "", command: str = "") -> None:
+    `table` has its schema where the target has schemas; `values` are the target's own text, one for each column.
+    """
+
+    table: str
+    columns: tuple[str, ...]
+    values: tuple[str, ...]
+
+
+class Rejected(SyncHubError):
+    """A record that can never be applied as it is.
+
+    `sqlstate` is the target's own code when it has one. `conflict` says which rows of a batch it is about, where the
+    target told; it holds values of rows, and is in no message.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        sqlstate: str = "",
+        hint: str = "",
+        command: str = "",
+        conflict: Conflict | None = None,
+    ) -> None:
         super().__init__(code, message, hint=hint, command=command)
         self.sqlstate = sqlstate
+        self.conflict = conflict
 
 
 class Fatal(SyncHubError):

@@ -14,7 +14,7 @@ import pytest
 
 from connectors.local_postgres import LocalPostgres, free_port
 from connectors.sinks.postgres import PostgresSink
-from sync_hub.errors import ConfigError, Fatal, OffsetsMoved, Rejected, SyncHubError, Unavailable
+from sync_hub.errors import ConfigError, Conflict, Fatal, OffsetsMoved, Rejected, SyncHubError, Unavailable
 from sync_hub.model import Column, RowChange, SinkBatch, Table, TableWrite
 from sync_hub.testing.sink_case import CUSTOMERS, Writer, first_offset, moved, upserts
 from tests.servers.postgres import running
@@ -405,3 +405,41 @@ def test_reading_rows_of_a_killed_server_process_is_unavailable(writer: Writer, 
     with pytest.raises(Unavailable) as caught:
         list(reading)
     one_line(caught.value)
+
+
+CONFLICTS = """
+create table v (id int primary key, u int unique, name text, kind char(4), odd text unique, "A b" int unique deferrable,
+    parent int references v deferrable, unique (name, kind));
+insert into v values (1, 10, 'a, b', 'x', 'o) =(', 20, null), (2, 11, 'c', 'y', 'p', 21, 1);
+"""
+
+
+@pytest.mark.parametrize(
+    ("columns", "values", "found"),
+    [
+        (("id", "u"), (3, 10), Conflict("public.v", ("u",), ("10",))),
+        (("id", "A b"), (3, 20), Conflict("public.v", ("A b",), ("20",))),
+        (("id", "odd"), (3, "o) =("), Conflict("public.v", ("odd",), ("o) =(",))),
+        (("id", "name", "kind"), (3, "c", "y"), Conflict("public.v", ("name", "kind"), ("c", "y   "))),
+        (("id", "name", "kind"), (3, "a, b", "x"), None),  # which part is which value cannot be told
+        (("id", "parent"), (3, 77), Conflict("public.v", ("parent",), ("77",))),
+    ],
+)
+def test_a_violated_key_tells_which_rows_it_is_about(
+    target_dsn: str, columns: tuple[str, ...], values: tuple[Any, ...], found: Conflict | None
+) -> None:
+    sql(target_dsn, CONFLICTS)
+    writer = Writer(sink(target_dsn))
+    with pytest.raises(Rejected) as caught:
+        writer.write(TableWrite("customers", "v", ("id",), columns, [RowChange("upsert", values[:1], values)]))
+    writer.sink.close()
+    assert caught.value.conflict == found
+
+
+def test_a_row_that_is_still_referred_to_tells_its_key(target_dsn: str) -> None:
+    sql(target_dsn, CONFLICTS)
+    writer = Writer(sink(target_dsn))
+    with pytest.raises(Rejected) as caught:
+        writer.write(TableWrite("customers", "v", ("id",), ("id", "u"), [RowChange("delete", (1,))]))
+    writer.sink.close()
+    assert caught.value.conflict == Conflict("public.v", ("id",), ("1",))
