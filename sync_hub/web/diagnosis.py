@@ -8,7 +8,7 @@ from sync_hub.runtime.worker import names as worker_names
 from sync_hub.settings import Limits, Settings
 from sync_hub.web import proof
 from sync_hub.web.facts import Facts, iso, subject_of
-from sync_hub.web.problems import DEGRADED, FAILING, Document, Problem, affected, said, seconds, short, size
+from sync_hub.web.problems import DEGRADED, FAILING, Document, Problem, affected, counted, said, seconds, short, size
 
 STUCK_SECONDS = 60.0
 """How old a worker's last turn of its loop may be while it still beats."""
@@ -232,14 +232,13 @@ def _pipeline(name: str, pipeline: Document, limits: Limits, facts: Facts, *, ex
             "parked",
             FAILING if pipeline["parked"] >= limits.parked.fail else DEGRADED,
             subject,
-            f"{name} holds {pipeline['parked']} rejected records",
+            f"{name} holds {counted(pipeline['parked'], 'rejected record')}",
             "mend the rows at the source, or the mapping or target; or discard the records",
             f"sync-hub parked list {name}",
             seconds(pipeline["parked_since"]),
             (name,),
         )
-    held = pipeline["parked"] or pipeline["waiting_rows"]
-    yield from _behind(name, pipeline, limits, facts, explained=explained or bool(own.code) or bool(held))
+    yield from _behind(name, pipeline, limits, facts, explained=explained or bool(own.code))
 
 
 def _waiting(name: str, pipeline: Document, sources: Document, limits: Limits, facts: Facts) -> Iterator[Problem]:
@@ -271,7 +270,8 @@ def _waiting(name: str, pipeline: Document, sources: Document, limits: Limits, f
 
 
 def _behind(name: str, pipeline: Document, limits: Limits, facts: Facts, *, explained: bool) -> Iterator[Problem]:
-    lag, command = pipeline["lag_seconds"], f"sync-hub status {name}"
+    """What is not applied and not parked either: what is parked is a problem of its own and hides none of it."""
+    lag, command = pipeline["lag_proven_seconds"], f"sync-hub status {name}"
     subject, loading = f"pipeline:{name}", pipeline["phase"] != "loaded" or pipeline["state"] == "snapshotting"
     if lag is None:
         if not explained and not loading:

@@ -146,6 +146,7 @@ def _pipeline(pipeline: Pipeline, facts: Facts, mapping: MappingStatus) -> Docum
         "phase": pipeline.phase,
         "paused": _pause(pause),
         "lag_seconds": _rounded(_with_parked(behind.seconds, parked_since, facts.now)),
+        "lag_proven_seconds": _rounded(behind.seconds),
         "lag_capture_seconds": _rounded(behind.capture_seconds),
         "lag_deliver_seconds": _rounded(behind.deliver_seconds),
         "lag_events": behind.events,

@@ -34,7 +34,10 @@ SNAPSHOT_GAUGES = {
     "rows_estimated": ("snapshot_rows_estimated", "Existing rows to load, as the source estimates."),
 }
 PIPELINE_GAUGES = {
-    "lag_seconds": ("lag_seconds", "From commit at the source to commit in the target; absent when unknown."),
+    "lag_proven_seconds": (
+        "lag_seconds",
+        "From commit at the source to commit in the target, without what is parked; absent when unknown.",
+    ),
     "lag_capture_seconds": ("lag_capture_seconds", "The part of it before the topic."),
     "lag_deliver_seconds": ("lag_deliver_seconds", "The part of it after the topic."),
     "lag_events": ("lag_events", "Records in the topic that are not applied; absent when unknown."),
@@ -73,7 +76,7 @@ class HealthCollector(Collector):
         yield from self._hub()
         yield from self._workers()
         yield from _sources(self._document["sources"])
-        yield from _pipelines(self._document["pipelines"])
+        yield from _pipelines(self._document["pipelines"], _timestamp(self._document["time"]))
         yield from _proof(self._document["pipelines"], _timestamp(self._document["time"]))
 
     def _hub(self) -> Iterator[Metric]:
@@ -126,7 +129,7 @@ def _sources(sources: Document) -> Iterator[Metric]:
         yield _gauge(f"sync_hub_source_{metric}", text, ["source", "table"], rows)
 
 
-def _pipelines(pipelines: Document) -> Iterator[Metric]:
+def _pipelines(pipelines: Document, now: float) -> Iterator[Metric]:
     labels = ["pipeline", "source", "target"]
     values = {name: (name, part["source"], part["target"]) for name, part in pipelines.items()}
     yield _states("sync_hub_pipeline_state", "1 for the state it is in.", "pipeline", pipelines, PIPELINE_STATES)
@@ -138,6 +141,10 @@ def _pipelines(pipelines: Document) -> Iterator[Metric]:
     for figure, (metric, text) in PIPELINE_GAUGES.items():
         samples = {values[name]: part[figure] for name, part in pipelines.items()}
         yield _gauge(f"sync_hub_pipeline_{metric}", text, labels, samples)
+    since = {values[name]: part["parked_since"] for name, part in pipelines.items() if part["parked_since"]}
+    ages = {place: max(0.0, now - _timestamp(moment)) for place, moment in since.items()}
+    text = "Age of the oldest record that is held or waits for another row; absent when there is none."
+    yield _gauge("sync_hub_pipeline_parked_age_seconds", text, labels, ages)
 
 
 def _proof(pipelines: Document, now: float) -> Iterator[Metric]:

@@ -104,6 +104,11 @@ def short(text: str | None) -> str:
     return "" if text is None else f"{text[:10]} {text[11:19]} UTC"
 
 
+def counted(number: int, what: str) -> str:
+    """`1 rejected record`, `2 rejected records`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def size(number: float) -> str:
     """Bytes in the unit that a person would choose."""
     unit = 0

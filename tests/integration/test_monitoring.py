@@ -41,6 +41,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Lab
     hub = HubState(tmp_path_factory.mktemp("monitoring"))
     hub.pipeline()
     hub.well()
+    hub.deliver(pipelines={"customer_to_crm": {"parked": 1, "parked_since": hub.now - 60}})
     hub.capture(status={"retained_log_bytes": 5, "retained_log_limit_bytes": 10, "slot_status": "reserved"})
     hub.snapshot("s1")
     hub.verification(report={"different": 2})

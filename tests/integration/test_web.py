@@ -225,6 +225,7 @@ def documented() -> dict[str, tuple[str, frozenset[str]]]:
 
 
 def test_metrics_are_those_that_are_documented(hub: HubState, web: httpx.Client) -> None:
+    hub.deliver(pipelines={PIPELINE: {"parked": 1, "parked_since": hub.now - 60}})
     hub.capture(status={"retained_log_bytes": 5, "retained_log_limit_bytes": 10, "slot_status": "reserved"})
     hub.snapshot("s1")
     hub.snapshot("s2", "another", reason="asked")
@@ -259,6 +260,20 @@ def test_metrics_tell_what_is_loaded_and_what_was_verified(hub: HubState, web: h
     assert values["sync_hub_pipeline_verified_age_seconds", PIPELINE, "erp", "crm"] == 90
     assert values["sync_hub_pipeline_verifying", PIPELINE, "erp", "crm"] == 1
     assert values["sync_hub_pipeline_unproven", PIPELINE, "erp", "crm"] == 1
+
+
+def test_what_is_parked_is_no_lag_but_has_an_age_of_its_own(hub: HubState) -> None:
+    hub.deliver(pipelines={PIPELINE: {"parked": 1, "parked_since": hub.now - 900}})
+    hub.progress([5, 7], age=40)
+    hub.progress([6, 7])
+    with served(hub) as address:
+        values = samples(httpx.get(f"{address}/metrics").text)
+        assert httpx.get(f"{address}/health").json()["pipelines"][PIPELINE]["lag_seconds"] == 900
+    place = (PIPELINE, "erp", "crm")
+    assert values["sync_hub_pipeline_parked_age_seconds", *place] == 900
+    parts = [values[f"sync_hub_pipeline_{part}_seconds", *place] for part in ("lag_capture", "lag_deliver")]
+    assert values["sync_hub_pipeline_lag_seconds", *place] == sum(parts) == 40
+    assert values["sync_hub_pipeline_lag_known", PIPELINE] == 1
 
 
 def test_metrics_speak_both_formats(web: httpx.Client) -> None:

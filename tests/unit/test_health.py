@@ -568,6 +568,41 @@ def test_parked_records_are_told_and_make_the_view_as_old_as_the_oldest(
     assert (pipeline["parked"], pipeline["waiting_rows"], pipeline["lag_seconds"]) == (parked, 2, 90)
 
 
+@pytest.mark.parametrize("held", [{"parked": 1}, {"waiting_rows": 1}])
+@pytest.mark.parametrize(("age", "severity"), [(0, None), (29, None), (30, "degraded"), (300, "failing")])
+def test_what_is_held_neither_raises_nor_hides_lag(
+    hub: HubState, held: dict[str, int], age: float, severity: str | None
+) -> None:
+    hub.capture()
+    hub.deliver(pipelines={PIPELINE: {**held, "parked_since": NOW - 5000}})
+    hub.progress([5, 7], age=age)
+    hub.progress([6, 7])
+    document = health(hub)
+    pipeline = document["pipelines"][PIPELINE]
+    assert (pipeline["lag_seconds"], pipeline["lag_proven_seconds"]) == (5000, age)
+    lag = {f"lag pipeline:{PIPELINE}": severity} if severity else {}
+    assert codes(document) == lag | ({f"parked pipeline:{PIPELINE}": "degraded"} if "parked" in held else {})
+    assert all(f" {age} s behind" in one["message"] for one in document["problems"] if one["code"] == "lag")
+
+
+def test_what_is_held_hides_no_unknown_lag(hub: HubState) -> None:
+    hub.well()
+    hub.deliver(
+        pipelines={PIPELINE: {"parked": 1, "parked_since": NOW - 5000, "offsets": {"0": 5}, "since": NOW - 600}}
+    )
+    assert codes(health(hub)) == {
+        f"parked pipeline:{PIPELINE}": "degraded",
+        f"lag_unknown pipeline:{PIPELINE}": "failing",
+    }
+
+
+def test_one_parked_record_is_told_as_one(hub: HubState) -> None:
+    hub.well()
+    hub.deliver(pipelines={PIPELINE: {"parked": 1, "parked_since": NOW - 5}})
+    (found,) = health(hub)["problems"]
+    assert found["message"] == f"{PIPELINE} holds 1 rejected record"
+
+
 def test_rows_that_wait_for_others_are_no_problem_yet(hub: HubState) -> None:
     hub.well()
     hub.deliver(pipelines={PIPELINE: {"parked": 0, "waiting_rows": 2, "parked_since": NOW - 3}})
