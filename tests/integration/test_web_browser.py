@@ -141,6 +141,20 @@ def test_pause_and_resume_by_hand(hub: HubState, watch: Callable[..., Page]) -> 
         assert hub.state.pauses() == []
 
 
+def test_enter_in_the_dialog_pauses_and_cancel_leaves_it(hub: HubState, watch: Callable[..., Page]) -> None:
+    with served(hub) as address:
+        page = watch(address)
+        pause = page.get_by_role("button", name="Pause pipeline customer_to_crm")
+        pause.click()
+        page.locator("#pause").get_by_role("button", name="Cancel").click()
+        page.locator("#pause").wait_for(state="hidden")
+        pause.click()
+        page.get_by_label("Why").fill("a move")
+        page.get_by_label("Why").press("Enter")
+        page.get_by_role("button", name="Resume pipeline customer_to_crm", exact=True).wait_for(timeout=6000)
+        assert [one.reason for one in hub.state.pauses()] == ["a move"]
+
+
 def test_login_by_token(tmp_path: Path, watch: Callable[..., Page]) -> None:
     hub = HubState(tmp_path, CONFIG + "http: {token: 'a long token'}\n")
     hub.pipeline()

@@ -146,6 +146,23 @@ def test_the_page_shows_events_and_their_errors_and_acts(
     assert "Nothing is parked that fits" in page.locator("main").inner_text()
 
 
+def test_enter_in_the_dialog_discards_and_cancel_leaves_it(
+    hub: HubState, address: str, watch: Callable[..., Page]
+) -> None:
+    page = watch(f"{address}/parked")
+    button = page.get_by_role("button", name=f"Discard {PIPELINE}:0-1")
+    button.click()
+    page.locator("#confirm").get_by_role("button", name="Cancel").click()
+    page.locator("#confirm").wait_for(state="hidden")
+    button.click()
+    page.get_by_label("Reason").press("Enter")
+    assert page.locator("#confirm").is_visible(), "a reason is asked for"
+    page.get_by_label("Reason").fill("it is wrong")
+    assert states(hub)[1] == "parked"
+    page.get_by_label("Reason").press("Enter")
+    wait_until(lambda: states(hub)[1] == "discarded")
+
+
 @pytest.mark.parametrize("width", [400, 1400])
 def test_nothing_is_wider_than_the_page(address: str, watch: Callable[..., Page], width: int) -> None:
     page = watch(f"{address}/parked", width=width)

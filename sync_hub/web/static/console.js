@@ -193,6 +193,9 @@ const actions = {
     confirming.returnValue = "";
     confirming.showModal();
   },
+  close(button) {
+    button.closest("dialog").close(); /* no submit button: Enter in a field means the first of these */
+  },
   async copy(button) {
     try {
       await navigator.clipboard.writeText(button.dataset.text);
