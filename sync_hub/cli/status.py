@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -37,7 +38,7 @@ def status(
     if json:
         print_json(document)
     else:
-        _show(document, proof=bool(name))
+        _show(document, name)
     if document["status"] == "failing":
         raise typer.Exit(1)
 
@@ -83,20 +84,18 @@ def _feeds(pipelines: Document, source: str, pipeline: str) -> bool:
     return pipeline in pipelines and pipelines[pipeline]["source"] == source
 
 
-def _show(document: Document, *, proof: bool) -> None:
-    """`proof`: also how far each view is loaded and verified."""
+def _show(document: Document, name: str | None) -> None:
+    """The verdict first; with a `name` that of this part, and also how far each view is loaded and verified."""
     level = document["status"]
-    say(f"{document['hub']}: {paint(level, STATE_COLOURS[level])}")
+    say(f"{name or document['hub']}: {paint(level, STATE_COLOURS[level])}")
     for problem in document["problems"]:
         say_finding(problem["severity"], problem["subject"], problem["code"], problem)
-    for name in [name for name, part in document["pipelines"].items() if part["mapping"]["pending"]]:
-        say(
-            f"{paint('pending', 'yellow')} pipeline:{name}: its file has changed; the hub runs on with what was applied"
-        )
-        say(f"    {paint(f'sync-hub plan {name}', 'cyan')}")
+    for one in [key for key, part in document["pipelines"].items() if part["mapping"]["pending"]]:
+        say(f"{paint('pending', 'yellow')} pipeline:{one}: its file has changed; the hub runs on with what was applied")
+        say(f"    {paint(f'sync-hub plan {one}', 'cyan')}")
     if document["pipelines"]:
         _show_pipelines(document["pipelines"])
-        if proof:
+        if name:
             _show_proof(document["pipelines"])
     if document["sources"]:
         print_table(
@@ -115,13 +114,16 @@ def _show(document: Document, *, proof: bool) -> None:
 
 def _show_pipelines(pipelines: Document) -> None:
     """One line a pipeline; on a narrow terminal its way and what it waits for stand in lines of their own."""
-    figures = ("lag", "waiting", "applied/s", "applied")
+    figures = ["lag", "waiting", "applied/s", "applied"]
+    if any(_held(part) for part in pipelines.values()):
+        figures.append("parked")
     if narrow():
-        tall = [_tall_row(name, part) for name, part in pipelines.items()]
-        print_table(("pipeline", "state", *figures), tall, right=(2, 3, 4, 5))
+        tall = [_tall_row(name, part, figures) for name, part in pipelines.items()]
+        print_table(("pipeline", "state", *figures), tall, right=range(2, 2 + len(figures)))
     else:
-        wide = [_wide_row(name, part) for name, part in pipelines.items()]
-        print_table(("pipeline", "source", "target", "state", *figures, "waits for"), wide, right=(4, 5, 6, 7))
+        wide = [_wide_row(name, part, figures) for name, part in pipelines.items()]
+        headings = ("pipeline", "source", "target", "state", *figures, "waits for")
+        print_table(headings, wide, right=range(4, 4 + len(figures)))
 
 
 def _show_proof(pipelines: Document) -> None:
@@ -154,21 +156,28 @@ def _doubt(part: Document) -> str:
     return "; ".join(said for said in (part["unproven"], progress) if said) or "no"
 
 
-def _tall_row(name: str, part: Document) -> list[Any]:
+def _tall_row(name: str, part: Document, figures: Sequence[str]) -> list[Any]:
     state = (part["state"], f"waits: {part['waiting_for']}") if part["waiting_for"] else part["state"]
-    return [(name, f"{part['source']} {part['table']} → {part['target']}"), state, *_figures(part)]
+    return [(name, f"{part['source']} {part['table']} → {part['target']}"), state, *_figures(part, figures)]
 
 
-def _wide_row(name: str, part: Document) -> list[Any]:
+def _wide_row(name: str, part: Document, figures: Sequence[str]) -> list[Any]:
     way = (f"{part['source']} {part['table']}", part["target"])
-    return [name, *way, part["state"], *_figures(part), part["waiting_for"] or ""]
+    return [name, *way, part["state"], *_figures(part, figures), part["waiting_for"] or ""]
 
 
-def _figures(part: Document) -> list[Any]:
-    return [
-        _seconds(part["lag_seconds"]),
-        *(part[key] for key in ("lag_events", "applied_per_second", "applied_total")),
-    ]
+def _figures(part: Document, wanted: Sequence[str]) -> list[Any]:
+    figures = {
+        "lag": _seconds(part["lag_seconds"]), "waiting": part["lag_events"], "applied/s": part["applied_per_second"],
+        "applied": part["applied_total"], "parked": _held(part),
+    }  # fmt: skip
+    return [figures[name] for name in wanted]
+
+
+def _held(part: Document) -> str:
+    """`3`, or `3, 2 wait` where rows wait for others."""
+    waiting = f"{part['waiting_rows']} wait" if part["waiting_rows"] else ""
+    return ", ".join(text for text in (str(part["parked"] or ""), waiting) if text)
 
 
 def _source_row(name: str, part: Document) -> list[Any]:

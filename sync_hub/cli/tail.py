@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sync_hub.cli.options import Config, Json, load_settings
-from sync_hub.cli.output import paint, print_json_line, say_now, unread
+from sync_hub.cli.output import one_line, paint, print_json_line, say_now, unread
 from sync_hub.cli.topics import known_topic
 from sync_hub.errors import ConfigError, Rejected
 
@@ -46,14 +46,20 @@ def tail(
     json: Json = False,
 ) -> None:
     """Show the records of a topic and follow it until --limit or Ctrl-C. Disturbs nobody: it commits nothing."""
+    from sync_hub.runtime import parked_topic
+
     settings = load_settings(context, config)
+    told = parked_topic.HEADER if topic == parked_topic.topic_name(settings.hub.name) else ""
     back = _last_records(start)
     broker = settings.new_broker()
     try:
         known_topic(broker.topics(), topic)
         reader = _Reader(broker, topic, start, back)
         for shown, record in enumerate(reader.records(follow=follow, wanted=_key_filter(key)), start=1):
-            (print_json_line if json else _show)(_described(record))
+            if json:
+                print_json_line(_described(record))
+            else:
+                _show(_described(record), told)
             if shown == limit:
                 break
     finally:
@@ -166,6 +172,7 @@ def _described(record: Record) -> dict[str, Any]:
         "offset": record.offset,
         "time": datetime.fromtimestamp(record.timestamp_ms / 1000, UTC).isoformat(timespec="milliseconds")[:23] + "Z",
         "key": None if record.key is None else _json(record.key.decode(errors="replace")),
+        "headers": {name: value.decode(errors="replace") for name, value in record.headers or []},
     }
     try:
         event = decode(record)
@@ -194,12 +201,18 @@ def _described(record: Record) -> dict[str, Any]:
     return shown
 
 
-def _show(record: dict[str, Any]) -> None:
+def _show(record: dict[str, Any], told: str) -> None:
+    """One line; where `told` is not empty a second one, with the headers whose names begin with it."""
     operation = record["op"]
     place = paint(f"{record['time'][:23]}  {record['partition']}/{record['offset']}", "dim")
     row = record.get("after") if operation != "delete" else record.get("before")
     parts = [place, paint(f"{operation:<8}", OP_COLOURS.get(operation, "magenta")), _compact(record["key"])]
     say_now("  ".join([*parts, _compact(row if row is not None else record.get("error", ""))]))
+    headers = {name: value for name, value in record["headers"].items() if told and name.startswith(told)}
+    if headers:
+        say_now(
+            "    " + "  ".join(f"{paint(one_line(name), 'dim')}={_compact(value)}" for name, value in headers.items())
+        )
 
 
 def _compact(value: Any) -> str:

@@ -6,12 +6,13 @@ import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query
+from fastapi.responses import JSONResponse
+from msgspec import to_builtins
 from pydantic import BaseModel, ConfigDict, Field
 
 from sync_hub.errors import ConfigError
-from sync_hub.model import Parked
-from sync_hub.web import parked, requests
-from sync_hub.web.reader import HealthReader
+from sync_hub.web import parked, parked_shown, requests
+from sync_hub.web.reader import HealthReader, one_line
 
 Document = dict[str, Any]
 
@@ -33,6 +34,19 @@ class Choice(BaseModel):
     all: bool = False
 
 
+class Question(BaseModel):
+    """Which records are to be listed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pipeline: list[str] = Field(default=[], max_length=1000)
+    code: str = Field(default="", max_length=200)
+    key: str = Field(default="", max_length=10_000)
+    since: str | None = Field(default=None, max_length=100)
+    until: str | None = Field(default=None, max_length=100)
+    closed: bool = False
+
+
 class Discard(Choice):
     """Which records to give up, and why."""
 
@@ -44,37 +58,45 @@ def routes(reader: HealthReader) -> APIRouter:
     router = APIRouter(prefix="/api/parked")
 
     @router.get("")
-    def listed(
-        pipeline: Annotated[list[str] | None, Query()] = None, code: str = "", key: str = "",
-        since: str | None = None, until: str | None = None, closed: bool = False,
-    ) -> list[Document]:  # fmt: skip
-        """What is parked or waits, oldest first; with `closed` also what is over. A thousand at most."""
-        choice = Choice(pipelines=pipeline or [], code=code, key=key, since=since, until=until)
-        rows = parked.find(reader.settings, reader.state, wanted(reader, choice, closed=closed))
-        return [parked.document(row) for row in rows[:MOST]]
+    def listed(asked: Annotated[Question, Query()]) -> JSONResponse:
+        """What is parked or waits, oldest first; with `closed` also what is over. A thousand of `total` at most.
+
+        503 where a target does not answer: it is named, and what the others hold is told.
+        """
+        choice = Choice(**asked.model_dump(exclude={"pipeline", "closed"}), pipelines=asked.pipeline)
+        found = parked.look(reader.settings, reader.state, wanted(reader, choice, closed=asked.closed))
+        silent = {
+            target: {"code": error.code, "message": one_line(error.message), "hint": one_line(error.hint)}
+            for target, error in found.silent.items()
+        }
+        answer = {"total": len(found.rows), "records": found.documents(found.rows[:MOST]), "silent": silent}
+        return JSONResponse(answer, 503 if silent else 200)
 
     @router.get("/{name}")
     def one(name: str) -> Document:
         """One record with its event."""
-        found = parked.Filter(ids=(name,), closed=True)
+        asked = parked.Filter(ids=(name,), closed=True)
         try:
-            (row,) = parked.find(reader.settings, reader.state, found, records=True)
+            found = parked.find(reader.settings, reader.state, asked, records=True)
         except ConfigError as error:
             raise HTTPException(
                 404, {"code": "unknown_parked", "message": error.message, "hint": error.hint}
             ) from error
-        return parked.document(row) | {"event": parked.event(row)}
+        return found.documents(found.rows)[0]
 
     @router.post("/retry")
     def retry(request: Choice) -> Document:
-        """Have records tried now, with all attempts before them."""
-        return {"records": parked.retry(reader.settings, reader.state, _chosen(reader, request))}
+        """Have records tried now, with all attempts before them; `held_up` are pipelines that try nothing now."""
+        found = _chosen(reader, request)
+        count = parked.retry(reader.settings, reader.state, found.rows)
+        stand = parked_shown.standing(reader.document(), {row.pipeline for row in found.rows})
+        return {"records": count, "held_up": [to_builtins(one) for one in stand.values()]}
 
     @router.post("/discard")
     def discard(request: Discard) -> Document:
         """Give records up; they are kept with the reason."""
-        rows = _chosen(reader, request)
-        return {"records": parked.discard(reader.settings, reader.state, rows, request.reason)}
+        found = _chosen(reader, request)
+        return {"records": parked.discard(reader.settings, reader.state, found.rows, request.reason)}
 
     return router
 
@@ -94,7 +116,7 @@ def wanted(reader: HealthReader, choice: Choice, *, closed: bool = False) -> par
     )
 
 
-def _chosen(reader: HealthReader, choice: Choice) -> list[Parked]:
+def _chosen(reader: HealthReader, choice: Choice) -> parked.Found:
     found = wanted(reader, choice)
     if found.names_some == choice.all:
         raise ConfigError(

@@ -56,14 +56,22 @@ async def _known(_request: Request, error: Exception) -> JSONResponse:
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
     first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return _no_json()
     place = ".".join(str(step) for step in first["loc"] if step != "body")
     return refusal(422, "bad_request", one_line(f"{place}: {first['msg']}" if place else first["msg"]))
+
+
+def _no_json() -> JSONResponse:
+    return refusal(422, "bad_request", "the body is no JSON", "send an object in JSON, in UTF-8")
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
     if isinstance(error.detail, dict):
         return JSONResponse(error.detail, error.status_code)
+    if error.status_code == 400:  # of all requests only one whose body is no text in UTF-8, or nested without end
+        return _no_json()
     return refusal(
         error.status_code, "not_found" if error.status_code == 404 else "http", f"{error.detail}: {request.url.path}"
     )

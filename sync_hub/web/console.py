@@ -16,7 +16,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sync_hub.errors import SyncHubError, Unavailable
-from sync_hub.web import api_parked, incidents, parked
+from sync_hub.web import api_parked, incidents, parked, parked_shown
 from sync_hub.web.health import WORST_FIRST
 from sync_hub.web.problems import size
 from sync_hub.web.reader import HealthReader
@@ -117,23 +117,29 @@ def _view(reader: HealthReader) -> Document:
 
 
 def _parked(reader: HealthReader, choice: api_parked.Choice, closed: bool) -> Document:
-    """Parked records with their events, the oldest first; what went wrong instead where a target does not answer."""
+    """Parked records with their events, the oldest first; and what went wrong: targets that do not answer, say."""
     now = time.time()
     view: Document = {
-        "failed": "", "total": 0, "records": [], "open_ids": [],
+        "failed": [], "total": 0, "records": [], "open_ids": [], "stand": {},
         "ago": lambda moment: f"{lasting(float(int(max(0.0, now - _seconds(moment)))))} ago",
         "until": lambda moment: lasting(float(int(max(0.0, _seconds(moment) - now)))),
     }  # fmt: skip
     try:
         wanted = api_parked.wanted(reader, choice, closed=closed)
-        rows = parked.find(reader.settings, reader.state, wanted)
-        ids = tuple(row.id for row in rows[:RECORDS_SHOWN])
-        whole = msgspec.structs.replace(wanted, ids=ids)
-        found = parked.find(reader.settings, reader.state, whole, records=True) if ids else []
+        found = parked.look(reader.settings, reader.state, wanted)
+        view["failed"] = [f"{target} does not answer: {error.message}" for target, error in found.silent.items()]
+        ids = tuple(row.id for row in found.rows[:RECORDS_SHOWN])
+        if not ids:
+            return view
+        whole = parked.look(reader.settings, reader.state, msgspec.structs.replace(wanted, ids=ids), records=True)
     except SyncHubError as error:
-        return view | {"failed": f"{error.message} {error.hint}"}
-    records = [parked.document(row) | {"event": parked.event(row)} for row in found]
-    return view | {"total": len(rows), "records": records, "open_ids": [row.id for row in found if row.is_open]}
+        return view | {"failed": [f"{error.message} {error.hint}"]}
+    return view | {
+        "total": len(found.rows),
+        "records": whole.documents(whole.rows),
+        "open_ids": [row.id for row in whole.rows if row.is_open],
+        "stand": parked_shown.standing(reader.document(), {row.pipeline for row in whole.rows}),
+    }
 
 
 def _incidents(reader: HealthReader) -> list[Document]:

@@ -6,27 +6,23 @@ partition then finds its offsets moved and begins with what is parked now.
 
 from __future__ import annotations
 
-import base64
-import json
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
-from typing import Any, Final
+from datetime import datetime
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sync_hub.envelope import decode
-from sync_hub.errors import ConfigError, OffsetsMoved, Rejected, Unavailable
+from sync_hub.errors import ConfigError, OffsetsMoved, SyncHubError, Unavailable
 from sync_hub.model import Offset, Parked, SinkBatch
 from sync_hub.ports import Sink
 from sync_hub.runtime import parking, worker
 from sync_hub.runtime.control import PARKED
 from sync_hub.settings import Settings, duration_seconds
 from sync_hub.state import Pipeline, State
-
-Document = dict[str, Any]
+from sync_hub.web import parked_shown
 
 TABLE: Final = "sync_hub_parked"
 ATTEMPTS: Final = 50
@@ -82,24 +78,48 @@ def moment(text: str | None, now: float) -> float | None:
     return (given if given.tzinfo else given.astimezone()).timestamp()
 
 
-def find(settings: Settings, state: State, wanted: Filter, *, records: bool = False) -> list[Parked]:
-    """The records that are meant, of all targets, oldest first. Raises `ConfigError` for an id that there is not."""
+class Found(Struct, frozen=True):
+    """What targets hold of what is meant, oldest first.
+
+    `silent`: the targets that did not answer, with their errors; what they hold is unknown.
+    `pipelines`: those that were looked for, by name. `whole`: the records were read with their events.
+    """
+
+    rows: list[Parked]
+    silent: dict[str, SyncHubError]
+    pipelines: dict[str, Pipeline]
+    whole: bool = False
+
+    def documents(self, rows: Iterable[Parked]) -> list[parked_shown.Document]:
+        """Some of them as JSON."""
+        return [parked_shown.document(row, self.pipelines[row.pipeline], whole=self.whole) for row in rows]
+
+
+def look(settings: Settings, state: State, wanted: Filter, *, records: bool = False) -> Found:
+    """The records that are meant, of all targets that answer. Raises `ConfigError` for an id that there is not."""
     found: list[Parked] = []
-    for target, pipelines in _by_target(state, wanted).items():
-        sink = settings.sink(target)
+    silent: dict[str, SyncHubError] = {}
+    by_target = _by_target(state, wanted)
+    for target, pipelines in by_target.items():
+        names = [one.name for one in pipelines]
         try:
-            if sink.describe(TABLE) is not None:
-                names = [one.name for one in pipelines]
-                found += sink.find_parked(names, closed=wanted.closed, records=records, seqs=_seqs(wanted))
-        finally:
-            sink.close()
+            found += _held(settings, target, names, wanted, records=records)
+        except SyncHubError as error:
+            silent[target] = error
     chosen = sorted((row for row in found if wanted.takes(row)), key=lambda row: (row.first_at, row.id))
     missing = sorted(set(wanted.ids) - {row.id for row in chosen})
-    if missing:
-        raise ConfigError(
-            "unknown_parked", f"nothing is parked as {missing[0]!r}", hint="`sync-hub parked list` shows what is"
-        )
-    return chosen
+    if missing and not silent:
+        raise _unknown(settings, state, wanted, missing[0])
+    looked_for = {one.name: one for pipelines in by_target.values() for one in pipelines}
+    return Found(chosen, silent, looked_for, records)
+
+
+def find(settings: Settings, state: State, wanted: Filter, *, records: bool = False) -> Found:
+    """As `look`, for what has to know all that is meant: raises the error of a target that does not answer."""
+    found = look(settings, state, wanted, records=records)
+    for error in found.silent.values():
+        raise error
+    return found
 
 
 def retry(settings: Settings, state: State, rows: Sequence[Parked]) -> int:
@@ -114,33 +134,6 @@ def discard(settings: Settings, state: State, rows: Sequence[Parked], reason: st
         raise ConfigError("reason_missing", "a record is discarded for a reason", hint="--reason TEXT")
     now = time.time()
     return _change(settings, state, rows, lambda row: parking.closed(row, "discarded", now, reason.strip()))
-
-
-def document(row: Parked) -> Document:
-    """A record as JSON for machines; with its event where it was read with it."""
-    shown: Document = {
-        "id": row.id, "pipeline": row.pipeline, "topic": row.topic, "partition": row.partition, "offset": row.offset,
-        "key": _json(row.key), "state": row.state, "code": row.code, "message": row.message,
-        "sqlstate": row.sqlstate or None, "hint": row.hint or None, "attempts": row.attempts,
-        "first_at": _iso(row.first_at), "last_at": _iso(row.last_at), "next_at": _iso(row.next_at),
-        "correlation_id": row.correlation_id or None, "version": row.version or None,
-        "reason": row.reason or None, "closed_at": _iso(row.closed_at),
-    }  # fmt: skip
-    if row.record_value is not None or row.record_key is not None:
-        shown["record"] = {"key": _shown(row.record_key), "value": _shown(row.record_value), "headers": _headers(row)}
-    return shown
-
-
-def event(row: Parked) -> Document | None:
-    """The event of a record that was read with it; None where it is no event."""
-    try:
-        found = decode(parking.record(row))
-    except Rejected:
-        return None
-    if found is None:
-        return None
-    facts = {"operation": found.operation, "key": found.key, "before": found.before, "after": found.after}
-    return facts | {"unchanged": list(found.unchanged), "committed_at": _iso(found.committed_at / 1_000_000)}
 
 
 def _change(settings: Settings, state: State, rows: Sequence[Parked], change: Callable[[Parked], Parked]) -> int:
@@ -183,6 +176,29 @@ def _raised(offsets: dict[tuple[str, int], Offset], changed: Iterable[Parked]) -
     return [(offsets[place], replace(offsets[place], parked_seq=offsets[place].parked_seq + 1)) for place in places]
 
 
+def _held(settings: Settings, target: str, names: Sequence[str], wanted: Filter, *, records: bool) -> list[Parked]:
+    if target not in settings.targets:
+        raise ConfigError("unknown_target", f"the target {target} is no longer configured", hint="configure it again")
+    sink = settings.sink(target)
+    try:
+        if sink.describe(TABLE) is None:
+            return []
+        held: list[Parked] = sink.find_parked(names, closed=wanted.closed, records=records, seqs=_seqs(wanted))
+        return held
+    finally:
+        sink.close()
+
+
+def _unknown(settings: Settings, state: State, wanted: Filter, name: str) -> ConfigError:
+    """Why an id is not among the open ones: what has become of it, or that there never was one."""
+    if not wanted.closed:
+        rows = look(settings, state, Filter(ids=(name,), closed=True)).rows
+        if rows and not rows[0].is_open:
+            said = f"{name} is over: {parked_shown.became(rows[0])}"
+            return ConfigError("unknown_parked", said, hint="`sync-hub parked list --closed` shows all")
+    return ConfigError("unknown_parked", f"nothing is parked as {name!r}", hint="`sync-hub parked list` shows what is")
+
+
 def _by_target(state: State, wanted: Filter) -> dict[str, list[Pipeline]]:
     named = set(wanted.pipelines) | {found["pipeline"] for one in wanted.ids if (found := _ID.fullmatch(one))}
     targets: dict[str, list[Pipeline]] = {}
@@ -197,40 +213,8 @@ def _seqs(wanted: Filter) -> list[int]:
 
 
 def _is_key(given: str, key: str) -> bool:
-    known = _json(key)
-    try:
-        wanted = json.loads(given)
-    except ValueError:
-        wanted = given
+    known, wanted = parked_shown.parsed(key), parked_shown.parsed(given)
     if isinstance(wanted, dict):
         return bool(wanted == known)
     values = list(known.values()) if isinstance(known, dict) else [known]
-    return len(values) == 1 and str(values[0]) == given
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _shown(data: bytes | None) -> Any:
-    if data is None:
-        return None
-    try:
-        return _json(data.decode())
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(data).decode()}
-
-
-def _headers(row: Parked) -> Document:
-    return {name: _shown(value) for name, value in parking.record(row).headers or []}
-
-
-def _iso(seconds: float | None) -> str | None:
-    return (
-        None
-        if seconds is None
-        else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    )
+    return len(values) == 1 and (str(values[0]) == given or (isinstance(wanted, str) and values[0] == wanted))
