@@ -176,7 +176,9 @@ def _figures(part: Document, wanted: Sequence[str]) -> list[Any]:
 
 def _held(part: Document) -> str:
     """`3`, or `3, 2 wait` where rows wait for others."""
-    waiting = f"{part['waiting_rows']} wait" if part["waiting_rows"] else ""
+    waiting = (
+        f"{part['waiting_rows']} {'waits' if part['waiting_rows'] == 1 else 'wait'}" if part["waiting_rows"] else ""
+    )
     return ", ".join(text for text in (str(part["parked"] or ""), waiting) if text)
 
 
