@@ -17,7 +17,6 @@ from sync_hub.model import Table
 from sync_hub.ports import Broker, Sink
 from sync_hub.runtime.control import PARKED, Control, described
 from sync_hub.runtime.copying import Copying
-from sync_hub.runtime.parking import Share
 from sync_hub.runtime.pipelines import COPYING, Delivery, by_table, shown_phase
 from sync_hub.runtime.retry import Backoff
 from sync_hub.runtime.session import Session
@@ -242,7 +241,7 @@ class Deliver:
             name = request.arguments.get("pipeline")
             failed = [one for one in self._deliveries.values() if one.error is not None and name in (None, one.name)]
             for one in failed:
-                one.error, one.share = None, Share()
+                one.resume()
             again |= bool(failed)
             self._state.finish_request(request.id, {"ok": bool(failed)})
         return again

@@ -14,11 +14,11 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from sync_hub.errors import Fatal, Rejected
+from sync_hub.errors import Rejected
 from sync_hub.mapping.apply import CompiledMapping
 from sync_hub.model import ChangeEvent, Offset, Parked, ParkedState, Record, RowChange, TopicPartition
 from sync_hub.runtime.batch import Work, superseded
-from sync_hub.settings import Limits, Retry
+from sync_hub.settings import Retry
 
 WAITING_FOR_ROWS: Final = frozenset({"unique_violated", "foreign_key_violated"})
 """What another row may solve: the parent that has not come, the row that still has the value."""
@@ -26,8 +26,6 @@ WAIT_SECONDS: Final = 1.0
 """How soon rows that wait for others are tried again; those that wait longer are tried less often."""
 MOST_WAIT_SECONDS: Final = 10.0
 BEHIND: Final = "parked_behind"
-SHARE_OF_EVENTS: Final = 1000
-"""Of how many events, at least, a share is told."""
 
 
 class Held:
@@ -73,48 +71,6 @@ class Held:
                 self._keys[row.key] = left
             else:
                 self._keys.pop(row.key, None)
-
-
-class Share:
-    """How much of what a pipeline read lately was parked."""
-
-    def __init__(self) -> None:
-        self._events = self._parked = 0.0
-
-    def add(self, events: int, parked: int) -> None:
-        """Count what was written; what is long ago counts less and less."""
-        self._events += events
-        self._parked += parked
-        if self._events > 2 * SHARE_OF_EVENTS:
-            self._events, self._parked = self._events / 2, self._parked / 2
-
-    def exceeds(self, limit: float, more: int) -> bool:
-        """Whether it would be too much with so many more; not before enough was read to tell."""
-        return self._events >= SHARE_OF_EVENTS and self._parked + more > limit * self._events
-
-
-def refuse_too_many(pipeline: str, held: Held, share: Share, changed: Sequence[Parked], limits: Limits) -> None:
-    """Raise `Fatal` where a pipeline would park more than is allowed: then something is wrong with all of it."""
-    if not changed:
-        return
-    before = {
-        (row.partition, row.seq)
-        for key in {row.key for row in changed}
-        for row in held.of(key)
-        if row.state == "parked"
-    }
-    more = sum(row.state == "parked" and (row.partition, row.seq) not in before for row in changed)
-    fewer = sum(row.state != "parked" and (row.partition, row.seq) in before for row in changed)
-    many = more and held.count("parked") + more - fewer > limits.parked.stop
-    if many or (more and share.exceeds(limits.parked_share.stop, more)):
-        reason = f"{limits.parked.stop} records" if many else f"{limits.parked_share.stop:.0%} of what it reads"
-        error = next(row for row in changed if row.state == "parked")
-        raise Fatal(
-            "too_many_parked",
-            f"pipeline {pipeline} would park more than {reason}; the last is {error.code}: {error.message}",
-            hint="mend mapping, target or source, then resume; limits.parked and limits.parked_share say how many",
-            command=f"sync-hub parked list {pipeline}",
-        )
 
 
 class Planned(NamedTuple):

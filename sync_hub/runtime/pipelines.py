@@ -22,8 +22,10 @@ from sync_hub.mapping.loader import Bundle, load_bundles
 from sync_hub.mapping.spec import MappingSpec, parse_spec
 from sync_hub.model import Column, Finding, Offset, Parked, SinkBatch, Table, TopicInfo
 from sync_hub.ports import BlockSink, Broker, Sink
+from sync_hub.runtime.batch import Item
 from sync_hub.runtime.control import Rate
-from sync_hub.runtime.parking import Held, Share, closed, with_seqs
+from sync_hub.runtime.parked_limits import Share, newly_parked
+from sync_hub.runtime.parking import Held, closed, with_seqs
 from sync_hub.settings import Settings
 from sync_hub.state import Pipeline, State, Step
 
@@ -135,6 +137,7 @@ class Delivery:
         self.offsets: dict[int, Offset] = {}
         self.held = Held()
         self.share = Share()
+        self._person_looked = False
         self.error: SyncHubError | None = None
         self.waiting_for: str | None = None
         self.applied = Rate()
@@ -251,6 +254,8 @@ class Delivery:
         rows = [row for row in rows if row.topic == self.topic]
         self._prove(rows)
         self._prove_bounds(rows, broker)
+        if self._person_looked:
+            self.share, self._person_looked = Share(broker.end_offsets(self.topic)), False
         to_copy = copied is not None and bool(copied.topic_id)
         state.advance_phase([self.name], COPYING if to_copy else "ready", only_from=["new", "starting"])
         state.adopted(self.pipeline)
@@ -303,12 +308,23 @@ class Delivery:
         """Take the open parked records of the partitions that this worker reads."""
         self.held = Held(rows)
 
-    def written(self, moved: Mapping[int, tuple[Offset, Offset]], events: int, parked: Sequence[Parked]) -> None:
+    def resume(self) -> None:
+        """Forget why it stopped, because a person asks for it.
+
+        After `too_many_parked` what is in the topic when it starts again is not judged by `limits.parked_share`: rows
+        that were mended lie behind the wrong ones, for which it would stop again and again.
+        """
+        self._person_looked = self.error is not None and self.error.code == "too_many_parked"
+        self.error, self.share = None, Share()
+
+    def written(
+        self, moved: Mapping[int, tuple[Offset, Offset]], items: Sequence[Item], parked: Sequence[Parked]
+    ) -> None:
         """A transaction with these offset rows, before and after, and these parked records was committed."""
         self.offsets |= {partition: after for partition, (_, after) in moved.items()}
-        held = sum(row.state == "parked" and row.attempts <= 1 for row in parked)
-        self.share.add(events, held)
-        self.applied.add(max(0, events - held))
+        new = newly_parked(self.held, parked)
+        self.share.add(items, new)
+        self.applied.add(max(0, len(items) - len(new)))
         self.held.store(parked)
 
     def _offset(self, partition: int, next_offset: int) -> Offset:

@@ -33,6 +33,7 @@ from sync_hub.runtime.batch import (
 )
 from sync_hub.runtime.compare import Comparer, expectations, judge, repairs
 from sync_hub.runtime.control import Control
+from sync_hub.runtime.parked_limits import refuse_too_many
 from sync_hub.runtime.parked_topic import ParkedTopic
 from sync_hub.runtime.pipelines import Delivery
 from sync_hub.runtime.replay import Plan, Replay
@@ -262,7 +263,8 @@ class Session:
         """One target transaction for all pipelines. Raises `Fatal` where more would be parked than is allowed."""
         offsets: list[tuple[Offset, Offset]] = []
         for plan in plans:
-            parking.refuse_too_many(plan.one.name, plan.one.held, plan.one.share, plan.parked, self._limits)
+            one, items = plan.one, plan.work.items
+            refuse_too_many(one.name, one.held, one.share, items, plan.parked, self._limits)
             offsets += moved(plan).values()
         if not offsets:
             return
@@ -271,7 +273,7 @@ class Session:
         self._sink.write(SinkBatch(offsets, writes, [row for plan in plans for row in plan.parked]))
         failpoint("after_write")
         for plan in plans:
-            plan.one.written(moved(plan), len(plan.work.items), plan.parked)
+            plan.one.written(moved(plan), plan.work.items, plan.parked)
             if plan.parked and self._copies is not None:
                 self._copies.publish(plan.parked)
 

@@ -374,6 +374,25 @@ def test_a_pipeline_stops_before_it_parks_the_world_and_goes_on_when_it_may(lab:
     execute(lab.target, "alter table note_view add constraint note_view_note_check check (note <> 'bad') not valid")
 
 
+def test_one_resume_is_enough_when_what_stopped_a_pipeline_was_mended_at_the_source(lab: Parks) -> None:
+    execute(lab.source, "insert into accounts select n, 'n' || n, 1, null, true from generate_series(1, 1000) n")
+    execute(lab.source, "insert into orders select n, x, 1, 'good' from generate_series(1, 1000) n,"
+            " unnest(array['x', 'a', 'b', 'c']) x")  # fmt: skip
+    lab.until([(4000,)], "select count(*) from note_view")
+    for total, note in ((2, "mended"), (3, "mended again")):
+        execute(lab.source, f"update orders set note = 'bad', total = {total} where number = 'x'")
+        assert "too_many_parked" in lab.problem("pipeline_failed", "pipeline:notes")["message"], note
+        lab.until([(1000,)], f"select count(*) from order_view where total = {total}")  # all of them are in the topic
+        # what mends them is polled later than they are
+        execute(lab.source, *("update orders set total = total + 1 where number <> 'x'",) * 3)
+        execute(lab.source, f"update orders set note = '{note}' where number = 'x'")
+        lab.resume("notes")
+        lab.until([(1000,)], f"select count(*) from note_view where note = '{note}'", timeout_seconds=90)
+        lab.holds("notes")
+    closed = [row for row in lab.parked("notes", closed=True) if row.state == "superseded"]
+    assert len(closed) >= 2000, "they were parked before they were mended"
+
+
 def test_a_target_that_is_down_parks_nothing(lab: Parks) -> None:
     with frozen(lab.pids()["deliver:crm"]):
         execute(lab.source, "insert into orders select n, 'x', 1, 'good' from generate_series(1, 500) n")

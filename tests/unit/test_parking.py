@@ -13,7 +13,8 @@ from sync_hub.errors import Fatal, Rejected
 from sync_hub.mapping.apply import Mapped
 from sync_hub.model import ChangeEvent, Offset, Parked, Record, RowChange, version_prefix, version_suffix
 from sync_hub.runtime import parking
-from sync_hub.runtime.batch import Decoded, Work, halves, rebased, select, superseded
+from sync_hub.runtime.batch import Decoded, Item, Work, halves, rebased, select, superseded
+from sync_hub.runtime.parked_limits import Share, refuse_too_many
 from sync_hub.settings import Limits, ParkedLimit, ParkedShare, Retry
 
 NOW = 1000.0
@@ -180,25 +181,69 @@ def test_offset_rows_are_raised_by_what_is_parked_and_by_what_is_closed() -> Non
     assert parking.with_seqs(dict(pairs), [])[0][1].parked_seq == 7
 
 
-def test_a_pipeline_stops_before_it_parks_too_much() -> None:
-    held, share = parking.Held(), parking.Share()
-    limits = Limits(parked=ParkedLimit(stop=2), parked_share=ParkedShare(stop=0.1))
-    two = plan(held, work_of(event(1, 1, 3), event(2, 2, 3))).parked
-    parking.refuse_too_many("p", held, share, two, limits)
-    held.store(two)
-    third = plan(held, work_of(event(3, 3, 3), seq=2, start=2)).parked
-    with pytest.raises(Fatal) as caught:
-        parking.refuse_too_many("p", held, share, third, limits)
-    assert caught.value.code == "too_many_parked"
-    parking.refuse_too_many("p", held, share, [parking.tried(two[0], Rejected("odd", "no"), RETRY, NOW)], limits)
-    wide = Limits(parked=ParkedLimit(stop=1000))
-    share.add(800, 80)
-    parking.refuse_too_many("p", held, share, third, wide)  # not enough was read to tell
-    share.add(300, 40)
-    with pytest.raises(Fatal):
-        parking.refuse_too_many("p", held, share, third, wide)
-    share.add(2000, 0)
-    parking.refuse_too_many("p", held, share, third, wide)
+LIMITS = Limits(parked=ParkedLimit(stop=1000), parked_share=ParkedShare(stop=0.1))
+
+
+def refused(
+    held: parking.Held, changed: list[Parked], limits: Limits = LIMITS, share: Share | None = None, events: int = 1
+) -> Fatal | None:
+    """What a pipeline stops with when it applies so many events and changes these parked records."""
+    items = [Item(Record("t", 0, at, None, None, None, 0), event(1, 1, 2)) for at in range(events)]
+    try:
+        refuse_too_many("p", held, share or Share(), items, changed, limits)
+    except Fatal as error:
+        assert error.code == "too_many_parked"
+        return error
+    return None
+
+
+def parked_row(offset: int, partition: int = 0, code: str = "odd") -> Parked:
+    """A record that is parked, of its own key."""
+    return Parked("p", "t", partition, offset, offset, f"{partition}/{offset}", "", "parked", code, "no", attempts=1)
+
+
+def test_a_pipeline_stops_before_it_parks_more_than_it_may_hold() -> None:
+    held, two = parking.Held(), Limits(parked=ParkedLimit(stop=2))
+    assert refused(held, [parked_row(0), parked_row(1)], two) is None
+    stopped = refused(held, [parked_row(0), parked_row(1), parked_row(2, code="last")], two)
+    assert stopped is not None
+    assert "the last is last: no" in stopped.message
+    assert stopped.command == "sync-hub resume p", "nothing is parked that could be listed"
+    held.store([parked_row(0), parked_row(1)])
+    third = refused(held, [parked_row(2)], two)
+    assert third is not None
+    assert third.command == "sync-hub parked list p"
+    closed = parking.closed(parked_row(1), "superseded", NOW)
+    assert refused(held, [closed, parked_row(2)], two) is None, "one takes the place of another"
+    again = parking.tried(parked_row(0), Rejected("odd", "no"), RETRY, NOW)
+    assert refused(held, [again], Limits(parked=ParkedLimit(warn=1, stop=1))) is None, "it is parked already"
+
+
+def test_a_pipeline_stops_when_too_much_of_what_it_reads_is_parked_from_the_first_on() -> None:
+    held, hundred = parking.Held(), [parked_row(at) for at in range(100)]
+    assert refused(held, hundred) is None
+    assert refused(held, [*hundred, parked_row(100)]) is not None, "more than 10 % of the first 1,000"
+    assert refused(held, [parked_row(at) for at in range(150)], events=3000) is None, "5 % of what comes with them"
+    share = Share()
+    share.add([parked_row(0)] * 800, hundred)
+    assert refused(held, [parked_row(100)], share=share) is not None
+    share.add([parked_row(0)] * 700, [])
+    assert refused(held, [parked_row(100)], share=share) is None, "101 of 1,501"
+    share.add([parked_row(0)] * 600, [parked_row(0)] * 200)
+    assert refused(held, [parked_row(100)], share=share) is not None, "301 of 2,101, though half is forgotten"
+    share.add([parked_row(0)] * 2000, [])
+    assert refused(held, [parked_row(100)], share=share) is None
+
+
+def test_what_a_person_has_looked_at_is_judged_by_its_number_alone() -> None:
+    held, share = parking.Held(), Share({0: 500, 1: 10})
+    known = [parked_row(at) for at in range(500)]
+    assert refused(held, known, share=share) is None
+    share.add(known, known)
+    assert refused(held, known, Limits(parked=ParkedLimit(stop=499)), share) is not None
+    later = [parked_row(at, partition=1) for at in range(10, 111)]
+    assert refused(held, later[:100], share=share) is None
+    assert refused(held, later, share=share) is not None, "what comes later is judged as ever"
 
 
 def test_a_share_is_written_as_a_percentage_or_a_number() -> None:
