@@ -31,8 +31,8 @@ class ParkedTopic:
         self._made = False
 
     def publish(self, rows: Sequence[Parked]) -> None:
-        """Copy those that were parked now, which come with their record; those that only changed do not."""
-        new = [row for row in rows if row.state == "parked" and row.attempts == 1 and row.has_record]
+        """Copy records that were parked now, as far as they come with what was in the topic."""
+        new = [row for row in rows if row.has_record]
         if not new:
             return
         try:

@@ -81,10 +81,10 @@ class Planned(NamedTuple):
 
 
 def planned(
-    pipeline: str,
     mapping: CompiledMapping,
     held: Held,
     work: Work,
+    retry: Retry,
     now: float,
     outdated: Set[tuple[int, int]] | None = None,
 ) -> Planned:
@@ -95,7 +95,7 @@ def planned(
     mapped = mapping.apply([item.event for item in work.items])
     if not (mapped.rejected or held or work.unreadable):
         return Planned(mapped.changes, [])
-    parking = _Parking(pipeline, held, work, now)
+    parking = _Parking(held, work, retry, now)
     for one in work.unreadable:
         parking.park(one.record, one.key, None, one.error)
     errors = dict(mapped.rejected)
@@ -115,10 +115,10 @@ def planned(
     return Planned(mapping.apply(taken).changes, parking.rows())
 
 
-def left_alone(pipeline: str, held: Held, work: Work, error: Rejected, now: float) -> list[Parked]:
+def left_alone(held: Held, work: Work, error: Rejected, retry: Retry, now: float) -> list[Parked]:
     """What to store for a work of one record that the target rejects."""
     (item,) = work.items
-    parking = _Parking(pipeline, held, work, now)
+    parking = _Parking(held, work, retry, now)
     parking.park(item.record, key_text(item.event), item.event, about(item.event, error))
     return parking.rows()
 
@@ -126,12 +126,13 @@ def left_alone(pipeline: str, held: Held, work: Work, error: Rejected, now: floa
 class _Parking:
     """Changes of parked records that come with one work."""
 
-    def __init__(self, pipeline: str, held: Held, work: Work, now: float) -> None:
-        self._pipeline = pipeline
+    def __init__(self, held: Held, work: Work, retry: Retry, now: float) -> None:
         self._before = held
+        self._offsets = work.before
         self._looked_up: set[str] = set()
         self._held = Held()
         self._seqs = {partition: before.parked_seq for partition, before in work.before.items()}
+        self._retry = retry
         self._now = now
         self._rows: dict[tuple[int, int], Parked] = {}
 
@@ -151,8 +152,9 @@ class _Parking:
         seq = self._seqs[record.partition]
         self._seqs[record.partition] = seq + 1
         waits = error.code in WAITING_FOR_ROWS
+        attempts = 0 if waits or error.code == BEHIND else 1
         new = Parked(
-            pipeline=self._pipeline,
+            pipeline=self._offsets[record.partition].pipeline,
             topic=record.topic,
             partition=record.partition,
             seq=seq,
@@ -164,10 +166,10 @@ class _Parking:
             message=error.message,
             sqlstate=error.sqlstate,
             hint=error.hint,
-            attempts=0 if waits else 1,
+            attempts=attempts,
             first_at=self._now,
             last_at=self._now,
-            next_at=self._now + WAIT_SECONDS,
+            next_at=self._now + WAIT_SECONDS if waits else next_attempt(attempts, self._retry, self._now),
             correlation_id=(event.correlation_id or "") if event is not None else "",
             record_key=record.key,
             record_value=record.value,
@@ -206,11 +208,14 @@ def closed(row: Parked, state: ParkedState, now: float, reason: str = "") -> Par
 
 
 def tried(row: Parked, error: Rejected, retry: Retry, now: float) -> Parked:
-    """A row whose attempt failed again; after the last attempt it waits for a person."""
+    """A row whose attempt failed again; after the last attempt it waits for a person.
+
+    What another row may solve never has its last attempt: nobody would see that the other one has come.
+    """
     waits = row.state == "waiting" and error.code in WAITING_FOR_ROWS
     attempts = row.attempts if waits else row.attempts + 1
     patience = min(MOST_WAIT_SECONDS, max(WAIT_SECONDS, (now - row.first_at) / 2))
-    again = now + patience if waits else next_attempt(attempts, retry, now)
+    again = now + patience if waits else _next_attempt_of(error.code, attempts, retry, now)
     return replace(
         row,
         state="waiting" if waits else "parked",
@@ -226,18 +231,27 @@ def tried(row: Parked, error: Rejected, retry: Retry, now: float) -> Parked:
 
 def given_up(row: Parked, retry: Retry, now: float) -> Parked:
     """A row that waited for another one, which will not come: it counts as rejected from now on."""
-    return replace(row, state="parked", attempts=1, last_at=now, next_at=next_attempt(1, retry, now))
+    return replace(row, state="parked", attempts=1, last_at=now, next_at=_next_attempt_of(row.code, 1, retry, now))
 
 
 def next_attempt(attempts: int, retry: Retry, now: float) -> float | None:
-    """When to try again, with exponential backoff and jitter; None when all attempts are used up."""
-    if attempts >= retry.attempts:
-        return None
+    """When to try again after so many attempts, the first delivery among them; None when all are used up.
+
+    Each wait is longer than the one before by `retry.factor`, with jitter, and none is longer than `retry.max`.
+    """
+    return _after(attempts, retry, now) if attempts < retry.attempts else None
+
+
+def _next_attempt_of(code: str, attempts: int, retry: Retry, now: float) -> float | None:
+    return _after(attempts, retry, now) if code in WAITING_FOR_ROWS else next_attempt(attempts, retry, now)
+
+
+def _after(attempts: int, retry: Retry, now: float) -> float:
     try:
-        ceiling = min(retry.max, retry.first * retry.factor ** max(0, attempts - 1))
+        ideal = min(retry.max, retry.first * retry.factor ** max(0, attempts - 1))
     except OverflowError:  # after a thousand attempts
-        ceiling = retry.max
-    return now + ceiling * random.uniform(0.75, 1.25)
+        ideal = retry.max
+    return now + min(retry.max, ideal * random.uniform(0.75, 1.25))
 
 
 def record(row: Parked) -> Record:

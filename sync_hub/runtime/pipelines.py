@@ -319,13 +319,17 @@ class Delivery:
 
     def written(
         self, moved: Mapping[int, tuple[Offset, Offset]], items: Sequence[Item], parked: Sequence[Parked]
-    ) -> None:
-        """A transaction with these offset rows, before and after, and these parked records was committed."""
+    ) -> list[Parked]:
+        """A transaction with these offset rows, before and after, and these parked records was committed.
+
+        Returns those that are parked from now on.
+        """
         self.offsets |= {partition: after for partition, (_, after) in moved.items()}
         new = newly_parked(self.held, parked)
         self.share.add(items, new)
         self.applied.add(max(0, len(items) - len(new)))
         self.held.store(parked)
+        return new
 
     def _offset(self, partition: int, next_offset: int) -> Offset:
         return Offset(self.name, self.topic, partition, self.info.id, next_offset, "", self.mapping.hash)

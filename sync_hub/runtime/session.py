@@ -62,6 +62,7 @@ class Session:
         self._broker = broker
         self._state = state
         self._limits = settings.limits
+        self._retry = settings.retry
         self._copies = ParkedTopic(settings.hub.name, broker) if settings.topics.parked else None
         self._control = control
         self._subscription: Subscription | None = None
@@ -257,7 +258,7 @@ class Session:
                 self._fail(plan.one, plan.work.failure.error)
 
     def _planned(self, one: Delivery, work: Work, outdated: Set[tuple[int, int]] | None = None) -> Plan:
-        return Plan(one, work, *parking.planned(one.name, one.mapping, one.held, work, time.time(), outdated))
+        return Plan(one, work, *parking.planned(one.mapping, one.held, work, self._retry, time.time(), outdated))
 
     def _write(self, plans: Sequence[Plan]) -> None:
         """One target transaction for all pipelines. Raises `Fatal` where more would be parked than is allowed."""
@@ -273,9 +274,9 @@ class Session:
         self._sink.write(SinkBatch(offsets, writes, [row for plan in plans for row in plan.parked]))
         failpoint("after_write")
         for plan in plans:
-            plan.one.written(moved(plan), plan.work.items, plan.parked)
-            if plan.parked and self._copies is not None:
-                self._copies.publish(plan.parked)
+            new = plan.one.written(moved(plan), plan.work.items, plan.parked)
+            if self._copies is not None:
+                self._copies.publish(new)
 
     def _isolate(self, one: Delivery, work: Work, outdated: Set[tuple[int, int]]) -> None:
         """Write one pipeline's work alone, by halves, until the record that the target refuses is found and parked.
@@ -308,7 +309,7 @@ class Session:
         elif (work.items[0].partition, work.items[0].offset) in outdated:
             self._write([Plan(one, work, [], [])])
         else:
-            self._write([Plan(one, work, [], parking.left_alone(one.name, one.held, work, error, time.time()))])
+            self._write([Plan(one, work, [], parking.left_alone(one.held, work, error, self._retry, time.time()))])
 
     def _fail(self, one: Delivery, error: SyncHubError) -> None:
         one.error = error

@@ -87,3 +87,22 @@ def test_a_truncate_passes_though_rows_that_came_after_it_refer_to_those_it_remo
         lab.until([(1, "new"), (3, "c")], "select id, code from parent_view order by id")
     finally:
         lab.close()
+
+
+def test_a_child_that_was_given_up_follows_its_parent_long_after_all_attempts(
+    tmp_path: Path, source_dsn: str, target_dsn: str
+) -> None:
+    execute(source_dsn, SCHEMA)
+    execute(target_dsn, TARGET)
+    lab = Lab(tmp_path, "late", source_dsn, target_dsn, MAPPINGS, tables="public.parents, public.children")
+    lab.config.write_text(lab.config.read_text() + "retry: {first: 0.2s, max: 0.5s, attempts: 2}\n")
+    try:
+        lab.start()
+        lab.until([(1, 1)], "select p.id, c.id from parent_view p join child_view c on c.parent = p.id")
+        execute(source_dsn, "insert into children values (7, 7)")
+        lab.until([(True,)], "select bool_and(attempts > 3) from sync_hub_parked where state = 'parked'")
+        execute(source_dsn, "insert into parents values (7, 'late')")
+        lab.until([(7,)], "select parent from child_view where id = 7")
+        assert query(target_dsn, HELD) == [(0,)]
+    finally:
+        lab.close()

@@ -74,7 +74,7 @@ def work_of(*events: ChangeEvent | Rejected, seq: int = 0, start: int = 0) -> Wo
 
 def plan(held: parking.Held, work: Work, now: float = NOW) -> parking.Planned:
     """What becomes of a poll."""
-    return parking.planned("p", ODD, held, work, now)
+    return parking.planned(ODD, held, work, RETRY, now)
 
 
 def test_what_the_mapping_rejects_is_parked_and_everything_else_is_applied() -> None:
@@ -116,6 +116,7 @@ def test_an_event_that_lacks_columns_waits_behind_and_both_are_taken_in_order() 
     assert [change.key for change in found.changes] == [(2,)]
     (behind,) = found.parked
     assert (behind.code, behind.state, behind.seq) == (parking.BEHIND, "parked", 1)
+    assert behind.attempts == 0, "it was not tried"
     held.store(found.parked)
     assert [row.seq for row in held.of('{"id":1}')] == [0, 1]
     assert [rows[0].seq for rows in held.due(NOW + 100)] == [0], "the older decides when"
@@ -139,10 +140,13 @@ def test_unreadable_records_are_parked_once() -> None:
 
 @pytest.mark.parametrize(("code", "state"), [("unique_violated", "waiting"), ("check_violated", "parked")])
 def test_a_refused_row_that_another_may_solve_waits_for_it(code: str, state: str) -> None:
-    (row,) = parking.left_alone("p", parking.Held(), work_of(event(1, 1, 2)), Rejected(code, "no", sqlstate="23"), NOW)
+    (row,) = parking.left_alone(
+        parking.Held(), work_of(event(1, 1, 2)), Rejected(code, "no", sqlstate="23"), RETRY, NOW
+    )
     assert (row.state, row.sqlstate) == (state, "23")
     assert row.attempts == (0 if state == "waiting" else 1)
     assert row.next_at is not None
+    assert row.next_at - NOW == parking.WAIT_SECONDS if state == "waiting" else 3.7 < row.next_at - NOW < 6.3
     again = parking.tried(row, Rejected(code, "no"), RETRY, NOW + 9)
     assert (again.attempts, again.last_at) == (0 if state == "waiting" else 2, NOW + 9)
     assert parking.given_up(again, RETRY, NOW).state == "parked"
@@ -152,14 +156,39 @@ def test_attempts_come_later_and_later_until_they_wait_for_a_person() -> None:
     row = plan(parking.Held(), work_of(event(1, 1, 3))).parked[0]
     waits = []
     while row.next_at is not None:
+        waits.append(row.next_at - NOW)
         row = parking.tried(row, Rejected("odd", "still"), RETRY, NOW)
-        waits.append(None if row.next_at is None else row.next_at - NOW)
     assert row.attempts == RETRY.attempts
     assert row.message == "still"
-    for wait, ideal in zip(waits[:-1], (10, 20), strict=True):
-        assert wait is not None
+    for wait, ideal in zip(waits, (5, 10, 20), strict=True):
         assert 0.74 * ideal < wait < 1.26 * ideal
-    assert waits[-1] is None
+
+
+def test_a_record_that_may_be_tried_once_waits_for_a_person_from_the_start() -> None:
+    work = work_of(event(1, 1, 3))
+    (row,) = parking.planned(ODD, parking.Held(), work, Retry(attempts=1), NOW).parked
+    assert (row.attempts, row.next_at) == (1, None)
+
+
+@pytest.mark.parametrize("code", sorted(parking.WAITING_FOR_ROWS))
+def test_what_another_row_may_solve_is_tried_for_ever(code: str) -> None:
+    error = Rejected(code, "no")
+    (row,) = parking.left_alone(parking.Held(), work_of(event(1, 1, 2)), error, RETRY, NOW)
+    row = parking.given_up(row, RETRY, NOW)
+    for _ in range(3 * RETRY.attempts):
+        row = parking.tried(row, error, RETRY, NOW)
+        assert row.state == "parked"
+        assert row.next_at is not None
+    assert 0.74 * RETRY.max < row.next_at - NOW <= RETRY.max
+    once = Retry(attempts=1)
+    assert parking.given_up(row, once, NOW).next_at is not None
+    assert parking.tried(row, Rejected("odd", "no"), RETRY, NOW).next_at is None
+
+
+def test_no_wait_is_longer_than_the_longest() -> None:
+    short = Retry(first=10, factor=2, max=10)
+    waits = [parking.next_attempt(1, short, 0.0) for _ in range(100)]
+    assert max(wait for wait in waits if wait is not None) == 10
 
 
 def test_a_record_may_be_tried_for_ever() -> None:
@@ -167,7 +196,7 @@ def test_a_record_may_be_tried_for_ever() -> None:
     for attempts in (1000, 1025, 5000, 999_999):
         after = parking.next_attempt(attempts, patient, NOW)
         assert after is not None
-        assert 0.74 * patient.max < after - NOW < 1.26 * patient.max
+        assert 0.74 * patient.max < after - NOW <= patient.max
 
 
 def test_offset_rows_are_raised_by_what_is_parked_and_by_what_is_closed() -> None:
@@ -287,7 +316,7 @@ def deliver(target: Target, work: Work, outdated: set[tuple[int, int]]) -> None:
     """As a session does: whole, else by halves, until what is refused is alone."""
     work = rebased(work, {0: target.offset})
     try:
-        target.write(work, parking.planned("p", ODD, target.held, work, NOW, outdated))
+        target.write(work, parking.planned(ODD, target.held, work, RETRY, NOW, outdated))
     except Rejected as error:
         if len(work.items) > 1:
             for half in halves(work):
@@ -295,7 +324,7 @@ def deliver(target: Target, work: Work, outdated: set[tuple[int, int]]) -> None:
         elif (0, work.items[0].offset) in outdated:
             target.write(work, parking.Planned([], []))
         else:
-            target.write(work, parking.Planned([], parking.left_alone("p", target.held, work, error, NOW)))
+            target.write(work, parking.Planned([], parking.left_alone(target.held, work, error, RETRY, NOW)))
 
 
 EVENTS = st.lists(
