@@ -100,29 +100,41 @@ class Replay:
         if not held or time.monotonic() > self._until:
             return
         failpoint("before_replay")
+        if len(due) == 1:
+            self._try_alone(*due[0])
+            return
         try:
             self._write([self._attempt(one, rows) for one, rows in held.values()])
-        except (Rejected, Fatal) as error:
-            if len(due) == 1:
-                self._again(*due[0], error)
-            else:
-                middle = len(due) // 2
-                self._try(due[:middle])
-                self._try(due[middle:])
+        except (Rejected, Fatal):
+            middle = len(due) // 2
+            self._try(due[:middle])
+            self._try(due[middle:])
             return
         failpoint("after_replay")
         self._tell(held.values())
+
+    def _try_alone(self, one: Delivery, rows: list[Parked]) -> None:
+        """Apply what is held for one key; where it is refused, its oldest record says so, as when it was parked."""
+        events: list[ChangeEvent] = []
+        try:
+            events = self._events(one, rows)
+            self._write([_applying(one, rows, events)])
+        except Rejected as error:
+            self._again(one, rows, parking.about(events[0], error) if events else error)
+            return
+        except Fatal as error:
+            self._fail(one, error)
+            return
+        failpoint("after_replay")
+        self._tell([(one, rows)])
 
     def _tell(self, applied: Iterable[tuple[Delivery, list[Parked]]]) -> None:
         for one, rows in applied:
             text, facts = "pipeline %s: applied %d parked, the first %s", {"action": "replay", "pipeline": one.name}
             LOG.info(text, one.name, len(rows), rows[0].id, extra=facts)
 
-    def _again(self, one: Delivery, rows: Sequence[Parked], error: Rejected | Fatal) -> None:
+    def _again(self, one: Delivery, rows: Sequence[Parked], error: Rejected) -> None:
         """One key that is still refused: its oldest record says so."""
-        if isinstance(error, Fatal):
-            self._fail(one, error)
-            return
         now, oldest = time.time(), rows[0]
         again = parking.tried(oldest, error, self._retry, now)
         if again.state == "waiting" and self._all_past(one, oldest.first_at):
@@ -134,6 +146,10 @@ class Replay:
 
     def _attempt(self, one: Delivery, rows: Sequence[Parked]) -> Plan:
         """What applying these records takes, in their order. Raises `Rejected` as before."""
+        return _applying(one, rows, self._events(one, rows))
+
+    def _events(self, one: Delivery, rows: Sequence[Parked]) -> list[ChangeEvent]:
+        """What these records say, in their order. Raises `Rejected` where one cannot be read."""
         read = self._sink.find_parked([one.name], records=True, seqs=[row.seq for row in rows])
         places = {(row.partition, row.seq) for row in rows}
         events: list[ChangeEvent] = []
@@ -141,12 +157,7 @@ class Replay:
             if (row.partition, row.seq) in places:
                 event = decode(parking.record(row))
                 events += [event] if event is not None else []
-        mapped = one.mapping.apply(events)
-        if mapped.rejected:
-            index, error = mapped.rejected[0]
-            raise parking.about(events[index], error)
-        now = time.time()
-        return Plan(one, NOTHING, mapped.changes, [parking.closed(row, "applied", now) for row in rows])
+        return events
 
     def _all_past(self, one: Delivery, since: float) -> bool:
         """Whether every pipeline into this target has applied all that its source had when the row began to wait."""
@@ -159,3 +170,12 @@ class Replay:
             if not any(entry.source_time > since and passed(entry, topic, applied) for entry in known):
                 return False
         return True
+
+
+def _applying(one: Delivery, rows: Sequence[Parked], events: Sequence[ChangeEvent]) -> Plan:
+    """What applying the events of these records takes. Raises `Rejected` for the first that cannot be mapped."""
+    mapped = one.mapping.apply(events)
+    for _, error in mapped.rejected[:1]:
+        raise error
+    now = time.time()
+    return Plan(one, NOTHING, mapped.changes, [parking.closed(row, "applied", now) for row in rows])

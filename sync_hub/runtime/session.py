@@ -34,6 +34,7 @@ from sync_hub.runtime.batch import (
 from sync_hub.runtime.compare import Comparer, expectations, judge, repairs
 from sync_hub.runtime.control import Control
 from sync_hub.runtime.parked_limits import refuse_too_many
+from sync_hub.runtime.parked_log import ParkedLog
 from sync_hub.runtime.parked_topic import ParkedTopic
 from sync_hub.runtime.pipelines import Delivery
 from sync_hub.runtime.replay import Plan, Replay
@@ -63,6 +64,7 @@ class Session:
         self._state = state
         self._limits = settings.limits
         self._retry = settings.retry
+        self._told = ParkedLog()
         self._copies = ParkedTopic(settings.hub.name, broker) if settings.topics.parked else None
         self._control = control
         self._subscription: Subscription | None = None
@@ -106,6 +108,7 @@ class Session:
             self._barrier_at = time.monotonic() + BARRIER_SECONDS
             self._pass_barriers(self._subscription)
         self._replay.turn(self._active())
+        self._told.tell()
 
     def reload(self) -> None:
         """Load offsets and parked records again: someone else changed what is parked."""
@@ -275,6 +278,7 @@ class Session:
         failpoint("after_write")
         for plan in plans:
             new = plan.one.written(moved(plan), plan.work.items, plan.parked)
+            self._told.add(new)
             if self._copies is not None:
                 self._copies.publish(new)
 

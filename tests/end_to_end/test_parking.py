@@ -144,7 +144,10 @@ def test_one_bad_row_among_many_is_parked_and_everything_else_flows(lab: Parks) 
     )
     (row,) = lab.holds("accounts", {"id": 700})
     assert (row.state, row.code, row.sqlstate) == ("parked", "check_violated", "23514")
-    assert "public.accounts {'id': 700}" in row.message
+    wait_until(lambda: lab.parked("accounts")[0].attempts > 2, "it is tried again")
+    assert lab.parked("accounts")[0].message == row.message, "whichever attempt it was"
+    assert row.message.count("public.accounts {'id': 700}: ") == 1
+    assert f"{row.id} is parked, check_violated: public.accounts {{'id': 700}}" in lab.log()
     lab.until([(1999, 0)], "select count(*), count(*) filter (where id = 700) from account_view")
     execute(lab.source, "insert into accounts values (2001, 'after', 1, null, true)")
     lab.until([(1,)], "select count(*) from account_view where id = 2001")

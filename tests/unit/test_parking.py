@@ -15,6 +15,7 @@ from sync_hub.model import ChangeEvent, Offset, Parked, Record, RowChange, versi
 from sync_hub.runtime import parking
 from sync_hub.runtime.batch import Decoded, Item, Work, halves, rebased, select, superseded
 from sync_hub.runtime.parked_limits import Share, refuse_too_many
+from sync_hub.runtime.parked_log import ParkedLog
 from sync_hub.settings import Limits, ParkedLimit, ParkedShare, Retry
 
 NOW = 1000.0
@@ -208,6 +209,23 @@ def test_offset_rows_are_raised_by_what_is_parked_and_by_what_is_closed() -> Non
     at = replace(work.ends[0], parked_seq=9)
     assert parking.with_seqs({0: (at, at)}, closed)[0][1].parked_seq == 10
     assert parking.with_seqs(dict(pairs), [])[0][1].parked_seq == 7
+
+
+def test_what_is_parked_is_told_in_the_log_but_never_floods_it(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    log = ParkedLog(lambda: now[0])
+    log.add([parked_row(at) for at in range(3)])
+    log.add([parked_row(3), parked_row(4, code="even"), parked_row(5)])
+    told = ["p:0-0 is parked, odd: no; and 2 more with this code", "p:0-4 is parked, even: no"]
+    assert caplog.messages == told
+    facts = vars(caplog.records[0])
+    assert (facts["action"], facts["pipeline"], facts["id"], facts["code"]) == ("park", "p", "p:0-0", "odd")
+    log.tell()
+    assert caplog.messages == told
+    now[0] = 10.0
+    log.tell()
+    log.tell()
+    assert caplog.messages == [*told, "p:0-3 is parked, odd: no; and 1 more with this code"]
 
 
 LIMITS = Limits(parked=ParkedLimit(stop=1000), parked_share=ParkedShare(stop=0.1))
