@@ -222,13 +222,22 @@ def decode(record: Record) -> ChangeEvent | None:
             if payload == b"null":
                 return None
             envelope = _decode_envelope(payload)
-        key = None if record.key is None else _payload(_decode_any(record.key))
-        return _event(envelope, key, record)
+        return _event(envelope, key_of(record), record)
     except (msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
         raise Rejected(
             "not_an_envelope",
             f"{record.topic}/{record.partition}@{record.offset}: not a Debezium envelope in JSON: {error}",
             hint="only topics written by sync-hub or Debezium (JSON) can be read",
+        ) from error
+
+
+def key_of(record: Record) -> dict[str, Any] | None:
+    """The key of a record; None where it has none. Raises `Rejected` for what is no key."""
+    try:
+        return None if record.key is None else _payload(_decode_any(record.key))
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise Rejected(
+            "not_an_envelope", f"{record.topic}/{record.partition}@{record.offset}: its key is no JSON object: {error}"
         ) from error
 
 

@@ -311,7 +311,7 @@ class Parked(Struct, frozen=True):
     `seq` is unique within its partition and rises. `key` is the event's key as JSON. `parked` and `waiting` (for
     another row) are open, the others closed. `next_at`: when it is tried again, None: it waits for a person. Times
     are seconds since 1970. `record_key`, `record_value` and `record_headers` are the record in the topic, empty where
-    they were not asked for. `reason` says why it was discarded.
+    they were not asked for; `record_bytes` is then how large the value is. `reason` says why it was discarded.
     """
 
     pipeline: str
@@ -336,6 +336,7 @@ class Parked(Struct, frozen=True):
     record_key: bytes | None = None
     record_value: bytes | None = None
     record_headers: str = ""
+    record_bytes: int = 0
 
     @property
     def is_open(self) -> bool:

@@ -320,7 +320,8 @@ class Sink(Protocol):
     ) -> list[Parked]:
         """Parked records of these pipelines, oldest first: the open ones, or the `closed` as well.
 
-        `records`: with what was in the topic. `seqs`: only those with one of these numbers.
+        `records`: with what was in the topic; without it `record_bytes` says how large its value is all the same.
+        `seqs`: only those with one of these numbers.
         """
         ...
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sync_hub.envelope import decode
+from sync_hub.envelope import decode, key_of
 from sync_hub.errors import Rejected
 from sync_hub.model import ABSENT, ChangeEvent, Offset, Record, RowChange, TopicPartition
 
@@ -46,6 +46,11 @@ class Item(NamedTuple):
         """Its place there."""
         return self.record.offset
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Partition and offset."""
+        return (self.record.partition, self.record.offset)
+
 
 class Unreadable(NamedTuple):
     """One record that no event can be made of."""
@@ -55,11 +60,12 @@ class Unreadable(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Its key as far as it can be told."""
+        """Its key as its events have it, as far as it can be told: a later one that can be read takes its place."""
         try:
-            return (self.record.key or b"").decode() or f"@{self.record.offset}"
-        except UnicodeDecodeError:
-            return f"@{self.record.offset}"
+            text = msgspec.json.encode(key_of(self.record)).decode()
+        except Rejected:
+            text = (self.record.key or b"").decode(errors="surrogateescape")
+        return text if text.isprintable() and text not in {"", "null"} else f"@{self.record.offset}"
 
 
 class Failure(NamedTuple):
@@ -78,7 +84,10 @@ class Barrier(NamedTuple):
 
 
 class Work(Struct, frozen=True):
-    """What one pipeline does with one poll. `ends` are the offset rows afterwards, `before` as they are now."""
+    """What one pipeline does with one poll. `ends` are the offset rows afterwards, `before` as they are now.
+
+    `refused`: which of the items the target has refused so far, by partition and offset; it has `named` some so often.
+    """
 
     before: dict[int, Offset]
     ends: dict[int, Offset]
@@ -86,6 +95,8 @@ class Work(Struct, frozen=True):
     barriers: dict[int, Barrier]
     failure: Failure | None = None
     unreadable: list[Unreadable] = []
+    refused: dict[tuple[int, int], Rejected] = {}
+    named: int = 0
 
 
 def decoded(records: Iterable[Record]) -> dict[TopicPartition, list[Decoded]]:
@@ -202,9 +213,11 @@ def halves(work: Work) -> tuple[Work, Work]:
         )
         for partition, item in last.items()
     }
-    first = Work({partition: work.before[partition] for partition in ends}, ends, first_items, {})
+    refused = {item.place: work.refused[item.place] for item in first_items if item.place in work.refused}
+    first = Work({partition: work.before[partition] for partition in ends}, ends, first_items, {}, refused=refused)
     before = {partition: ends.get(partition, offset) for partition, offset in work.before.items()}
-    return first, Work(before, work.ends, second_items, work.barriers, work.failure, work.unreadable)
+    rest = {place: error for place, error in work.refused.items() if place not in refused}
+    return first, replace(work, before=before, items=second_items, refused=rest, named=0)
 
 
 def rebased(work: Work, offsets: Mapping[int, Offset]) -> Work:

@@ -55,9 +55,9 @@ class Held:
         """Keys whose oldest record is to be tried again now, each with all that is held for it."""
         return [rows for rows in self._keys.values() if rows[0].next_at is not None and rows[0].next_at <= now]
 
-    def waiting(self) -> list[Parked]:
-        """All that is held for keys whose oldest record another row may solve."""
-        return [row for rows in self._keys.values() if rows[0].code in WAITING_FOR_ROWS for row in rows]
+    def waiting(self) -> list[list[Parked]]:
+        """Keys whose oldest record another row may solve, each with all that is held for it."""
+        return [rows for rows in self._keys.values() if rows[0].code in WAITING_FOR_ROWS]
 
     def store(self, rows: Iterable[Parked]) -> None:
         """Take in rows as they are now in the target."""
@@ -88,24 +88,25 @@ def planned(
     now: float,
     outdated: Set[tuple[int, int]] | None = None,
 ) -> Planned:
-    """Map the work. What the mapping rejects is parked, unless something newer takes its place.
+    """Map the work. What the mapping rejects, or the target has refused, is parked, unless something newer is there.
 
     `outdated` is what `superseded` found in the poll that the work is a part of; without it the work is all of it.
     """
     mapped = mapping.apply([item.event for item in work.items])
-    if not (mapped.rejected or held or work.unreadable):
+    if not (mapped.rejected or held or work.unreadable or work.refused):
         return Planned(mapped.changes, [])
     parking = _Parking(held, work, retry, now)
     for one in work.unreadable:
         parking.park(one.record, one.key, None, one.error)
     errors = dict(mapped.rejected)
+    errors |= {index: work.refused[item.place] for index, item in enumerate(work.items) if item.place in work.refused}
     if outdated is None:
         outdated = superseded(work.items) if errors else frozenset()
     taken = []
     for index, item in enumerate(work.items):
         key = key_text(item.event)
         if index in errors:
-            if (item.partition, item.offset) not in outdated:
+            if item.place not in outdated:
                 parking.park(item.record, key, item.event, about(item.event, errors[index]))
         elif item.event.unchanged and parking.holds(key):
             parking.park(item.record, key, item.event, _behind(item.event))
@@ -113,14 +114,6 @@ def planned(
             parking.close(key)
             taken.append(item.event)
     return Planned(mapping.apply(taken).changes, parking.rows())
-
-
-def left_alone(held: Held, work: Work, error: Rejected, retry: Retry, now: float) -> list[Parked]:
-    """What to store for a work of one record that the target rejects."""
-    (item,) = work.items
-    parking = _Parking(held, work, retry, now)
-    parking.park(item.record, key_text(item.event), item.event, about(item.event, error))
-    return parking.rows()
 
 
 class _Parking:
@@ -163,17 +156,18 @@ class _Parking:
             version=event.version if event is not None else "",
             state="waiting" if waits else "parked",
             code=error.code,
-            message=error.message,
+            message=_storable(error.message),
             sqlstate=error.sqlstate,
-            hint=error.hint,
+            hint=_storable(error.hint),
             attempts=attempts,
             first_at=self._now,
             last_at=self._now,
             next_at=self._now + WAIT_SECONDS if waits else next_attempt(attempts, self._retry, self._now),
-            correlation_id=(event.correlation_id or "") if event is not None else "",
+            correlation_id=_storable(event.correlation_id) if event is not None else "",
             record_key=record.key,
             record_value=record.value,
             record_headers=_headers_text(record.headers),
+            record_bytes=len(record.value or b""),
         )
         self._store([new])
 
@@ -288,6 +282,16 @@ def _behind(event: ChangeEvent) -> Rejected:
             hint="it is applied after that one",
         ),
     )
+
+
+def _storable(text: str) -> str:
+    """Text that every target can keep: what a record brings along must not keep it from being parked."""
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+
+
+def without_record(row: Parked) -> Parked:
+    """A row as it is read without what was in the topic: how much may be held is not for the size of records to say."""
+    return replace(row, record_key=None, record_value=None, record_headers="")
 
 
 def _headers_text(headers: Sequence[tuple[str, bytes]] | None) -> str:

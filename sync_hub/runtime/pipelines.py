@@ -25,7 +25,7 @@ from sync_hub.ports import BlockSink, Broker, Sink
 from sync_hub.runtime.batch import Item
 from sync_hub.runtime.control import Rate
 from sync_hub.runtime.parked_limits import Share, newly_parked
-from sync_hub.runtime.parking import Held, closed, with_seqs
+from sync_hub.runtime.parking import Held, closed, with_seqs, without_record
 from sync_hub.settings import Settings
 from sync_hub.state import Pipeline, State, Step
 
@@ -328,7 +328,7 @@ class Delivery:
         new = newly_parked(self.held, parked)
         self.share.add(items, new)
         self.applied.add(max(0, len(items) - len(new)))
-        self.held.store(parked)
+        self.held.store(map(without_record, parked))
         return new
 
     def _offset(self, partition: int, next_offset: int) -> Offset:

@@ -4,44 +4,41 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
 
 from sync_hub.envelope import decode, topic_name
-from sync_hub.errors import Fatal, Rejected, SyncHubError
+from sync_hub.errors import Fatal, OffsetsMoved, Rejected, SyncHubError
 from sync_hub.failpoints import failpoint
-from sync_hub.model import ChangeEvent, Parked, RowChange
+from sync_hub.model import ChangeEvent, Offset, Parked
 from sync_hub.ports import Sink
 from sync_hub.runtime import parking
-from sync_hub.runtime.batch import Work
 from sync_hub.runtime.lag import applied_offsets, passed
 from sync_hub.runtime.pipelines import Delivery
+from sync_hub.runtime.waiting import NOTHING, Events, Key, Plan, Waiting, about, applying
 from sync_hub.settings import Retry
 from sync_hub.state import State
 
 LOG = logging.getLogger(__name__)
 
 KEYS_PER_TURN: Final = 500
+MOST_BYTES: Final = 16_000_000
+"""How much of what was in the topics is read again at a time."""
 TURN_SECONDS: Final = 0.1
-"""How long one turn may try, before the next batch has its turn again."""
+"""How long one turn may try, before the next batch has its turn again; one key at least is settled in each."""
+SOLVE_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.4
+LEAD_SECONDS: Final = 2.0
+GIVE_UP_SECONDS: Final = 10.0
+"""How long a row waits at least, although everything that its source had was applied: others may have to be solved."""
 PROGRESS_RECORDS: Final = 20
-NOTHING: Final = Work({}, {}, [], {})
-
-
-class Plan(NamedTuple):
-    """What one pipeline puts into a transaction of the target."""
-
-    one: Delivery
-    work: Work
-    changes: list[RowChange]
-    parked: list[Parked]
 
 
 class Replay:
     """The retries of one session. `write` is the session's: one transaction, with the offsets compared and set.
 
-    `fail` stops a pipeline.
+    `fail` stops a pipeline. `leads`: of several workers of a target, this one also solves what waits in the partitions
+    of others.
     """
 
     def __init__(
@@ -57,125 +54,208 @@ class Replay:
         self._retry = retry
         self._write = write
         self._fail = fail
+        self._waiting = Waiting(sink, write)
+        self._waiting_of_all = Waiting(sink, write)
+        self.leads = False
         self._until = 0.0
         self._look_at = 0.0
+        self._lead_at = 0.0
+        self._settled = False
 
     def turn(self, deliveries: Sequence[Delivery]) -> None:
-        """Try what is due, for a moment: all in one transaction first, because they may wait for one another."""
-        if time.monotonic() < self._look_at or not any(one.held for one in deliveries):
+        """Try what is due, for a moment: what waits for other rows all together first."""
+        now = time.monotonic()
+        if self.leads and now >= self._lead_at:
+            self._lead_at = now + LEAD_SECONDS
+            self._lead(deliveries)
+        if now < self._look_at or not any(one.held for one in deliveries):
             return
-        self._look_at = time.monotonic() + LOOK_SECONDS
-        now = time.time()
-        due = [(one, rows) for one in deliveries for rows in one.held.due(now)]
-        if any(rows[0].code in parking.WAITING_FOR_ROWS for _, rows in due) and self._together(deliveries):
-            due = [pair for pair in due if pair[1][0].code not in parking.WAITING_FOR_ROWS]
-        due.sort(key=lambda pair: (pair[1][0].next_at or 0.0, pair[1][0].seq))
-        self._until = time.monotonic() + TURN_SECONDS
-        self._try(due[:KEYS_PER_TURN])
+        self._look_at = now + LOOK_SECONDS
+        due = [Key(one, rows) for one in deliveries for rows in one.held.due(time.time())]
+        due.sort(key=lambda key: (key.rows[0].next_at or 0.0, key.rows[0].seq))
+        if any(_waits(key) for key in due):
+            unknown = {key.name for key in self._solve(deliveries)}
+            due = [key for key in due if not _waits(key) or key.name in unknown]
+        self._until, self._settled = time.monotonic() + TURN_SECONDS, False
+        self._try(list(within(due[:KEYS_PER_TURN])))
 
-    def _together(self, deliveries: Sequence[Delivery]) -> bool:
-        """Whether all rows that wait for others are applied now, in one transaction.
+    def _solve(self, deliveries: Sequence[Delivery]) -> list[Key]:
+        """Apply what waits for other rows, as far as it fits together; returns those of which nothing was found out.
 
-        Rows that wait for one another fit only together, and would never be due in the same turn.
+        Takes turns with batches: what it took a long time to try is not tried again soon.
         """
-        waiting = [(one, one.held.waiting()) for one in deliveries if one.held.waiting()]
-        if sum(len(rows) for _, rows in waiting) > KEYS_PER_TURN:
-            return False
-        try:
-            self._write([self._attempt(one, rows) for one, rows in waiting])
-        except (Rejected, Fatal):  # which of them it is about is found out one by one
-            return False
-        self._tell(waiting)
-        return True
+        started = time.monotonic()
+        keys = list(within(Key(one, rows) for one in deliveries for rows in one.held.waiting()))
+        outcome = self._waiting.solve(*self._read(keys), started + SOLVE_SECONDS)
+        self._tell(outcome.applied)
+        now = time.time()
+        self._again([(key, error) for key, error in outcome.refused if _is_due(key, now)])
+        self._look_at = max(self._look_at, time.monotonic() + 2 * (time.monotonic() - started))
+        return outcome.unknown
 
-    def _try(self, due: Sequence[tuple[Delivery, list[Parked]]]) -> None:
+    def _lead(self, deliveries: Sequence[Delivery]) -> None:
+        """Solve what waits in the partitions of all workers of the target: rows may wait for those of another's.
+
+        The others find their offsets moved, and begin anew with what is held now. Where one of them has written
+        meanwhile, nothing was done, and the next turn tries again.
+        """
+        names = [one.name for one in deliveries]
+        rows, held = self._sink.load_offsets(names), self._sink.find_parked(names)
+        mine = {one.name: one.offsets for one in deliveries}
+        theirs: dict[str, dict[int, Offset]] = {name: {} for name in names}
+        for row in rows:
+            if row.topic in {one.topic for one in deliveries if one.name == row.pipeline}:
+                theirs[row.pipeline][row.partition] = row
+        if any(not offsets.items() <= theirs[name].items() for name, offsets in mine.items()):
+            return  # somebody else writes for our own partitions: the next batch finds out
+        for one in deliveries:
+            one.offsets = theirs[one.name]
+            one.hold([row for row in held if row.pipeline == one.name and row.partition in one.offsets])
+        try:
+            keys = list(within(Key(one, waiting) for one in deliveries for waiting in one.held.waiting()))
+            if any(row.partition not in mine[key.one.name] for key in keys for row in key.rows):
+                outcome = self._waiting_of_all.solve(*self._read(keys), time.monotonic() + SOLVE_SECONDS)
+                self._tell(outcome.applied)
+        except OffsetsMoved:
+            LOG.debug("another worker has written meanwhile", extra={"action": "replay"})
+        finally:
+            for one in deliveries:
+                own = mine[one.name].keys()
+                one.offsets = {partition: offset for partition, offset in one.offsets.items() if partition in own}
+                one.hold([row for row in one.held.all() if row.partition in own])
+
+    def _try(self, due: Sequence[Key]) -> None:
         """Apply all that is held for these keys; where it is refused, by halves, until it is known for which.
 
         What there is no time for is due at the next turn.
         """
-        due = [pair for pair in due if pair[0].error is None]
-        held: dict[str, tuple[Delivery, list[Parked]]] = {}
-        for one, rows in due:
-            held.setdefault(one.name, (one, []))[1].extend(rows)
-        if not held or time.monotonic() > self._until:
+        if not due or (self._settled and time.monotonic() > self._until):
             return
         failpoint("before_replay")
-        if len(due) == 1:
-            self._try_alone(*due[0])
-            return
+        keys, events = self._read(due)
         try:
-            self._write([self._attempt(one, rows) for one, rows in held.values()])
-        except (Rejected, Fatal):
-            middle = len(due) // 2
-            self._try(due[:middle])
-            self._try(due[middle:])
+            self._write(applying(keys, events))
+        except (Rejected, Fatal) as error:
+            if len(keys) > 1:
+                middle = len(keys) // 2
+                self._try(keys[:middle])
+                self._try(keys[middle:])
+                return
+            self._settled = True
+            if isinstance(error, Fatal):
+                self._fail(keys[0].one, error)
+            else:
+                self._again([(keys[0], about(keys[0], events, error))])
             return
+        self._settled = True
         failpoint("after_replay")
-        self._tell(held.values())
+        self._tell(keys)
 
-    def _try_alone(self, one: Delivery, rows: list[Parked]) -> None:
-        """Apply what is held for one key; where it is refused, its oldest record says so, as when it was parked."""
-        events: list[ChangeEvent] = []
-        try:
-            events = self._events(one, rows)
-            self._write([_applying(one, rows, events)])
-        except Rejected as error:
-            self._again(one, rows, parking.about(events[0], error) if events else error)
-            return
-        except Fatal as error:
-            self._fail(one, error)
-            return
-        failpoint("after_replay")
-        self._tell([(one, rows)])
+    def _tell(self, applied: Iterable[Key]) -> None:
+        first: dict[str, tuple[Parked, int]] = {}
+        for key in applied:
+            row, count = first.get(key.one.name, (key.rows[0], 0))
+            first[key.one.name] = row, count + len(key.rows)
+        for name, (row, count) in first.items():
+            facts = {"action": "replay", "pipeline": name}
+            LOG.info("pipeline %s: applied %d parked, the first %s", name, count, row.id, extra=facts)
 
-    def _tell(self, applied: Iterable[tuple[Delivery, list[Parked]]]) -> None:
-        for one, rows in applied:
-            text, facts = "pipeline %s: applied %d parked, the first %s", {"action": "replay", "pipeline": one.name}
-            LOG.info(text, one.name, len(rows), rows[0].id, extra=facts)
+    def _again(self, refused: Sequence[tuple[Key, Rejected]]) -> None:
+        """Keys that are still refused: the oldest record of each says so."""
+        now, proven = time.time(), None
+        changed: dict[str, tuple[Delivery, list[Parked]]] = {}
+        for (one, rows), error in refused:
+            again = parking.tried(rows[0], error, self._retry, now)
+            if again.state == "waiting" and now - rows[0].first_at >= GIVE_UP_SECONDS:
+                proven = self._proven(one) if proven is None else proven
+                if rows[0].first_at < proven:
+                    again = parking.given_up(again, self._retry, now)
+            changed.setdefault(one.name, (one, []))[1].append(again)
+        for one, rows in changed.values():
+            try:
+                self._write([Plan(one, NOTHING, [], rows)])
+            except Fatal as too_many:
+                self._fail(one, too_many)
 
-    def _again(self, one: Delivery, rows: Sequence[Parked], error: Rejected) -> None:
-        """One key that is still refused: its oldest record says so."""
-        now, oldest = time.time(), rows[0]
-        again = parking.tried(oldest, error, self._retry, now)
-        if again.state == "waiting" and self._all_past(one, oldest.first_at):
-            again = parking.given_up(again, self._retry, now)
-        try:
-            self._write([Plan(one, NOTHING, [], [again])])
-        except Fatal as too_many:
-            self._fail(one, too_many)
+    def _read(self, keys: Sequence[Key]) -> tuple[list[Key], Events]:
+        """What the records of these keys say, but for pipelines that have stopped.
 
-    def _attempt(self, one: Delivery, rows: Sequence[Parked]) -> Plan:
-        """What applying these records takes, in their order. Raises `Rejected` as before."""
-        return _applying(one, rows, self._events(one, rows))
+        One of which a record is gone that nobody has closed stops here.
+        """
+        found: dict[tuple[str, str], list[ChangeEvent] | Rejected] = {}
+        for one in {key.one.name: key.one for key in keys if key.one.error is None}.values():
+            mine = [key for key in keys if key.one is one]
+            places = {(row.partition, row.seq): key.name for key in mine for row in key.rows}
+            said: dict[tuple[str, str], list[ChangeEvent] | Rejected] = {key.name: [] for key in mine}
+            for row in self._sink.find_parked([one.name], records=True, seqs=sorted({seq for _, seq in places})):
+                name = places.pop((row.partition, row.seq), None)
+                if name is not None:
+                    said[name] = _with(said[name], row)
+            if places:
+                self._missing(one, set(places))
+            else:
+                found |= said
+        return [key for key in keys if key.name in found], found
 
-    def _events(self, one: Delivery, rows: Sequence[Parked]) -> list[ChangeEvent]:
-        """What these records say, in their order. Raises `Rejected` where one cannot be read."""
-        read = self._sink.find_parked([one.name], records=True, seqs=[row.seq for row in rows])
-        places = {(row.partition, row.seq) for row in rows}
-        events: list[ChangeEvent] = []
-        for row in read:
-            if (row.partition, row.seq) in places:
-                event = decode(parking.record(row))
-                events += [event] if event is not None else []
-        return events
+    def _missing(self, one: Delivery, places: set[tuple[int, int]]) -> None:
+        """Records that are not open any more: somebody has closed them, or they are gone, which stops the pipeline."""
+        closed = self._sink.find_parked([one.name], closed=True, seqs=sorted({seq for _, seq in places}))
+        gone = places - {(row.partition, row.seq) for row in closed}
+        if not gone:
+            raise OffsetsMoved(
+                "offsets_moved",
+                f"pipeline {one.name}: parked records were closed by another worker or a person",
+                hint="they are loaded again; nothing was written",
+            )
+        self._fail(one, _lost(one.name, *min(gone)))
 
-    def _all_past(self, one: Delivery, since: float) -> bool:
-        """Whether every pipeline into this target has applied all that its source had when the row began to wait."""
+    def _proven(self, one: Delivery) -> float:
+        """The newest moment of which every pipeline into this target has applied all that its source had; else 0."""
+        newest = float("inf")
+        workers = self._state.workers()
         for pipeline in self._state.pipelines():
-            if pipeline.target != one.pipeline.target:
-                continue
-            topic = topic_name(pipeline.source, pipeline.table)
-            applied = applied_offsets(self._state.workers(), pipeline.name)
-            known = self._state.progress(pipeline.source, limit=PROGRESS_RECORDS)
-            if not any(entry.source_time > since and passed(entry, topic, applied) for entry in known):
-                return False
-        return True
+            if pipeline.target == one.pipeline.target:
+                topic = topic_name(pipeline.source, pipeline.table)
+                applied = applied_offsets(workers, pipeline.name)
+                known = self._state.progress(pipeline.source, limit=PROGRESS_RECORDS)
+                times = [entry.source_time for entry in known if passed(entry, topic, applied)]
+                newest = min(newest, max(times, default=0.0))
+        return newest
 
 
-def _applying(one: Delivery, rows: Sequence[Parked], events: Sequence[ChangeEvent]) -> Plan:
-    """What applying the events of these records takes. Raises `Rejected` for the first that cannot be mapped."""
-    mapped = one.mapping.apply(events)
-    for _, error in mapped.rejected[:1]:
-        raise error
-    now = time.time()
-    return Plan(one, NOTHING, mapped.changes, [parking.closed(row, "applied", now) for row in rows])
+def within(keys: Iterable[Key]) -> Iterator[Key]:
+    """The first of these keys whose records may be read at a time; one at least."""
+    size = 0
+    for key in keys:
+        size += sum(row.record_bytes for row in key.rows)
+        yield key
+        if size >= MOST_BYTES:
+            return
+
+
+def _with(said: list[ChangeEvent] | Rejected, row: Parked) -> list[ChangeEvent] | Rejected:
+    """What was read of a key so far, with what this record says."""
+    if isinstance(said, Rejected):
+        return said
+    try:
+        event = decode(parking.record(row))
+    except Rejected as error:
+        return error
+    return said if event is None else [*said, event]
+
+
+def _waits(key: Key) -> bool:
+    return key.rows[0].code in parking.WAITING_FOR_ROWS
+
+
+def _is_due(key: Key, now: float) -> bool:
+    return key.rows[0].next_at is not None and key.rows[0].next_at <= now
+
+
+def _lost(pipeline: str, partition: int, seq: int) -> Fatal:
+    return Fatal(
+        "parked_lost",
+        f"pipeline {pipeline}: the parked record {pipeline}:{partition}-{seq} is gone from the target",
+        hint="somebody has deleted it from sync_hub_parked, and its row may be missing: load the pipeline again",
+        command=f"sync-hub snapshot {pipeline} --reload",
+    )

@@ -32,12 +32,14 @@ from sync_hub.runtime.batch import (
     superseded,
 )
 from sync_hub.runtime.compare import Comparer, expectations, judge, repairs
+from sync_hub.runtime.conflicts import concerned
 from sync_hub.runtime.control import Control
 from sync_hub.runtime.parked_limits import refuse_too_many
 from sync_hub.runtime.parked_log import ParkedLog
 from sync_hub.runtime.parked_topic import ParkedTopic
 from sync_hub.runtime.pipelines import Delivery
-from sync_hub.runtime.replay import Plan, Replay
+from sync_hub.runtime.replay import Replay
+from sync_hub.runtime.waiting import Plan, held_up
 from sync_hub.settings import Settings
 from sync_hub.state import State
 from sync_hub.state_verifications import WRONG
@@ -47,6 +49,8 @@ LOG = logging.getLogger(__name__)
 POLL_SECONDS: Final = 0.1
 POLL_RECORDS: Final = 3000
 IDLE_SECONDS: Final = 1.0
+MOST_NAMED: Final = 20
+"""How many refusals are followed by another attempt at the whole, before it is cut in halves."""
 BARRIER_SECONDS: Final = 0.1
 BARRIER_PATIENCE_SECONDS: Final = 10.0
 """How long a TRUNCATE waits for rows of other views that still refer to its own."""
@@ -76,6 +80,7 @@ class Session:
 
     def subscribe(self, group: str, member: int, members: int) -> None:
         """Begin to read the topics of all pipelines that can."""
+        self._replay.leads = member == 0 and members > 1
         topics = sorted({one.topic for one in self.deliveries.values()})
         for one in self.deliveries.values():
             one.hold([])  # what another session held says nothing about the partitions of this one
@@ -283,37 +288,64 @@ class Session:
                 self._copies.publish(new)
 
     def _isolate(self, one: Delivery, work: Work, outdated: Set[tuple[int, int]]) -> None:
-        """Write one pipeline's work alone, by halves, until the record that the target refuses is found and parked.
+        """Write one pipeline's work alone, but for the records that the target refuses: these are parked.
 
-        A refused record is passed over when it is outdated, a newer one of its key polled with it: that one is tried.
+        They are found by what the target says about them; where it does not tell, by halves. A refused record is passed
+        over when it is outdated, a newer one of its key polled with it: that one is tried.
         """
         if one.error is not None:
             return
         work = rebased(work, one.offsets)
         try:
-            try:
-                self._write([self._planned(one, work, outdated)])
-            except Rejected as error:
-                self._split(one, work, outdated, error)
+            while True:
+                try:
+                    self._write([self._planned(one, work, outdated)])
+                    break
+                except Rejected as error:
+                    named = self._named(one, work, outdated, error)
+                    if not named:
+                        self._split(one, work, outdated, error)
+                        break
+                    work = replace(work, refused=work.refused | named, named=work.named + 1)
+                    self._control.turn()  # many of them take long, and are no stall
         except (Fatal, Rejected) as error:
             self._fail(one, error)
 
+    def _named(
+        self, one: Delivery, work: Work, outdated: Set[tuple[int, int]], error: Rejected
+    ) -> dict[tuple[int, int], Rejected]:
+        """The items that a refusal is about, if it tells, by their places; none when that has been asked for too often.
+
+        Of items that want the same value of a unique key, the last one: those before it may have it. What else this key
+        refuses is found out with it.
+        """
+        if error.conflict is None or work.named >= MOST_NAMED:
+            return {}
+        mapped = one.mapping.apply([item.event for item in work.items])
+        places = [work.items[source].place for source in mapped.sources]
+        found = [
+            index
+            for index in concerned(error.conflict, one.mapping, mapped.changes)
+            if places[index] not in work.refused and places[index] not in outdated
+        ]
+        if found and error.code == "unique_violated":
+            found = [found[-1], *held_up(self._sink, one, mapped.changes, error.conflict)]
+        return dict.fromkeys((places[index] for index in found), error)
+
     def _split(self, one: Delivery, work: Work, outdated: Set[tuple[int, int]], error: Rejected) -> None:
         if work.unreadable:
-            unreadable = replace(work, items=[], ends=work.before)
+            unreadable = replace(work, items=[], ends=work.before, refused={})
             self._write([self._planned(one, unreadable, outdated)])
             work = rebased(replace(work, unreadable=[]), one.offsets)
         if len(work.items) > 1:
             for half in halves(work):
                 self._isolate(one, half, outdated)
-                self._control.turn()  # many of them take long, and are no stall
+                self._control.turn()
                 failpoint("after_half")
-        elif not work.items:
+        elif not work.items or work.items[0].place in work.refused:
             raise error
-        elif (work.items[0].partition, work.items[0].offset) in outdated:
-            self._write([Plan(one, work, [], [])])
         else:
-            self._write([Plan(one, work, [], parking.left_alone(one.held, work, error, self._retry, time.time()))])
+            self._write([self._planned(one, replace(work, refused={work.items[0].place: error}), outdated)])
 
     def _fail(self, one: Delivery, error: SyncHubError) -> None:
         one.error = error

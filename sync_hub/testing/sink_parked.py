@@ -30,6 +30,7 @@ PARKED = Parked(
     record_key=b'{"id":1}',
     record_value=b"\x00\xff{}",
     record_headers='[["h","AA=="]]',
+    record_bytes=4,
 )
 UNREAD = replace(PARKED, record_key=None, record_value=None, record_headers="")
 

@@ -396,6 +396,30 @@ def test_one_resume_is_enough_when_what_stopped_a_pipeline_was_mended_at_the_sou
     assert len(closed) >= 2000, "they were parked before they were mended"
 
 
+def test_a_value_that_the_target_cannot_keep_does_not_keep_its_record_from_being_parked(lab: Parks) -> None:
+    execute(
+        lab.source,
+        """begin; select pg_logical_emit_message(true, 'sync_hub', '{"correlation_id": "a\\u0000b"}');
+        insert into orders values (1, 'x', 1, 'bad'), (2, 'y', 1, 'good'); commit""",
+    )
+    (row,) = lab.holds("notes", {"shop": 1, "number": "x"})
+    assert row.correlation_id == "a\N{REPLACEMENT CHARACTER}b"
+    lab.until([(2,)], "select shop from note_view")
+
+
+def test_a_parked_record_that_somebody_deletes_stops_its_pipeline(lab: Parks) -> None:
+    execute(lab.source, "insert into orders values (1, 'x', 1, 'bad'), (2, 'y', 1, 'bad')")
+    lab.holds("notes", {"shop": 1, "number": "x"}, {"shop": 2, "number": "y"})
+    execute(lab.target, "delete from sync_hub_parked where closed_at is null and source_key like '%x%'")
+    problem = lab.problem("pipeline_failed", "pipeline:notes")
+    assert "parked_lost: pipeline notes: the parked record notes:" in problem["message"]
+    execute(lab.source, "update orders set note = 'good'")
+    assert lab.cli("snapshot", "notes", "--reload").returncode == 0
+    lab.resume("notes")
+    lab.until([(1,), (2,)], "select shop from note_view order by 1")
+    lab.holds("notes")
+
+
 def test_a_target_that_is_down_parks_nothing(lab: Parks) -> None:
     with frozen(lab.pids()["deliver:crm"]):
         execute(lab.source, "insert into orders select n, 'x', 1, 'good' from generate_series(1, 500) n")

@@ -141,9 +141,22 @@ def test_an_unreadable_record_is_told_apart_and_passed() -> None:
     assert work.ends[0].next_offset == 3
 
 
-@pytest.mark.parametrize("key", [None, b"", b"\xff"])
+@pytest.mark.parametrize("key", [None, b"", b"\xff", b"null", b"a\x00b", b"\x1b[31m"])
 def test_an_unreadable_record_without_a_readable_key_is_known_by_its_offset(key: bytes | None) -> None:
     assert Unreadable(Record("t", 0, 7, key, b"", None, 0), Rejected("x", "x")).key == "@7"
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        (b'{"id": 1}', '{"id":1}'),
+        (b'{"schema": {"type": "struct"}, "payload": {"id": 1}}', '{"id":1}'),
+        (b'{"id":"a\\u0000b"}', '{"id":"a\\u0000b"}'),
+        ("plain é".encode(), "plain é"),
+    ],
+)
+def test_an_unreadable_record_has_the_key_that_its_later_events_have(key: bytes, text: str) -> None:
+    assert Unreadable(Record("t", 0, 7, key, b"", None, 0), Rejected("x", "x")).key == text
 
 
 def test_an_event_is_superseded_by_a_later_whole_one_of_its_key_in_its_partition() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,9 @@ from sync_hub.model import ChangeEvent, Column, Operation, Outgoing, Table, Topi
 from sync_hub.runtime.control import Control
 from sync_hub.runtime.deliver import Deliver
 from sync_hub.runtime.pipelines import register
+from sync_hub.runtime.replay import within
 from sync_hub.runtime.session import Session
+from sync_hub.runtime.waiting import Key
 from sync_hub.settings import load
 from sync_hub.state import State
 
@@ -27,6 +30,7 @@ sources:
 targets:
   crm: {type: sqlite, path: crm.db, workers: 2}
 mappings: [mappings/]
+retry: {first: 0.01s, factor: 1, attempts: 1000}
 """
 MAPPING = """
 mapping: m
@@ -90,6 +94,24 @@ class Target:
         with sqlite3.connect(self.folder / "crm.db") as connection:
             return [id_ for (id_,) in connection.execute("select id from v order by 1")]
 
+    def refuse(self, below: int) -> None:
+        """Have the target refuse these ids, and no others."""
+        with sqlite3.connect(self.folder / "crm.db") as connection:
+            connection.execute("drop trigger if exists refuse")
+            connection.execute(
+                f"create trigger refuse before insert on v when new.id < {below} begin select raise(abort, 'no'); end"
+            )
+
+    def parked(self) -> dict[int, int]:
+        """The attempts of each id that is parked."""
+        held = [row for worker in self.workers for row in worker._sink.find_parked(["m"])]
+        return {json.loads(row.key)["id"]: row.attempts for row in held}
+
+    def turns(self, count: int) -> None:
+        for _ in range(count):
+            for worker in self.workers:
+                worker.turn()
+
     def close(self) -> None:
         for worker in self.workers:
             worker.close()
@@ -122,6 +144,42 @@ def test_what_came_behind_a_barrier_that_another_worker_passed_is_read_again_aft
     for worker in (first, second, first, second):
         worker.turn()
     assert target.ids() == list(range(41, 81))
+
+
+def test_retries_go_on_although_each_attempt_takes_longer_than_a_turn_has(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A target far away, or large records: what there is time for is one key at least."""
+    for name, value in {"TURN_SECONDS": -1.0, "LOOK_SECONDS": 0.0}.items():
+        monkeypatch.setattr(f"sync_hub.runtime.replay.{name}", value)
+    monkeypatch.setattr("sync_hub.runtime.session.POLL_SECONDS", 0.02)
+    target.refuse(9)
+    target.publish("create", *range(1, 13))
+    target.turns(1)
+    assert target.ids() == [9, 10, 11, 12]
+    before = target.parked()
+    assert sorted(before) == list(range(1, 9))
+    target.turns(10)
+    assert sum(target.parked().values()) > sum(before.values()), "attempts go on"
+    target.refuse(2)
+    target.turns(20)
+    assert (target.ids(), list(target.parked())) == (list(range(2, 13)), [1])
+
+
+def test_large_records_are_read_again_a_few_at_a_time(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is for the budget to say, not for the number of parked records."""
+    monkeypatch.setattr("sync_hub.runtime.replay.MOST_BYTES", 500)
+    target.refuse(9)
+    target.publish("create", *range(1, 13))
+    target.turns(1)
+    rows = [row for row in target.workers[0]._sink.find_parked(["m"]) if row.partition == 0]
+    size = rows[0].record_bytes
+    assert 150 < size < 500
+    held = target.workers[0].deliveries["m"].held
+    assert all(row.record_value is None for row in held.all())
+    keys = [Key(target.workers[0].deliveries["m"], [row]) for row in rows]
+    assert [len(list(within(keys[:count]))) for count in (0, 1, 2)] == [0, 1, 2]
+    assert len(list(within(keys * 5))) == -(-500 // size)
 
 
 def test_a_place_that_was_passed_without_being_applied_is_noticed(target: Target) -> None:
