@@ -15,9 +15,13 @@ from sync_hub.errors import ConfigError, Conflict, Fatal, Rejected, SyncHubError
 SESSION: Final = (
     "-c TimeZone=UTC -c DateStyle=ISO,YMD -c IntervalStyle=iso_8601 -c bytea_output=hex"
     " -c extra_float_digits=1 -c lc_monetary=C -c client_min_messages=warning"
+    " -c statement_timeout=0 -c idle_in_transaction_session_timeout=0"
 )
-"""Start-up options of every connection: they fix how the server prints values and that it warns, whatever the database
-says."""
+"""Start-up options of every connection, whatever role and database say: they fix how the server prints values and that
+it warns. A time-out that is made for applications would end the same batch again and again, for ever."""
+
+_SINCE: Final = ((140000, "idle_session_timeout"), (170000, "transaction_timeout"))
+"""Time-outs that only servers from some version on know: an older one would refuse them at the start."""
 
 COPY_KIND: Final = "postgresql copy text"
 """The form of blocks that go from one PostgreSQL to another: COPY's text, printed under SESSION."""
@@ -57,13 +61,26 @@ def connect(
     if replication:
         settings["replication"] = "database"
     try:
-        return psycopg.connect(autocommit=autocommit, **settings)
+        connection = psycopg.connect(autocommit=True, **settings)
+        _without_timeouts(connection)
+        connection.autocommit = autocommit
     except psycopg.Error as error:
         refused = _REFUSED_OPTION.search(str(error)) if error.sqlstate is None else None
         if refused:
             option = refused[1] or refused[2]
             raise _bad_dsn(f"{application_name}: the PostgreSQL address has a bad value for {option}") from None
         raise classify(error, application_name) from error
+    return connection
+
+
+def _without_timeouts(connection: psycopg.Connection[Any]) -> None:
+    """Take away what SESSION cannot, for this session; in one round trip."""
+    known = [f"set {name} = 0" for version, name in _SINCE if connection.info.server_version >= version]
+    try:
+        connection.execute("; ".join(known) or "select")
+    except psycopg.Error:
+        connection.close()
+        raise
 
 
 def read_dsn(dsn: SecretStr | str) -> dict[str, Any]:
@@ -166,6 +183,9 @@ _MEANINGS: Final[dict[str, tuple[_Kind, str, str]]] = {
     "XX002": (Fatal, "server_index_corrupted", "REINDEX at the server"),
 }
 
+_NOT_OF_ROWS: Final = ("3F", "42", "57", "XX001", "XX002")
+"""Of what is `Fatal`, that which no single row is to blame for, also when it is met at one."""
+
 _CONNECT_MESSAGES: Final = (
     # libpq gives no SQLSTATE when connecting fails: part of its English message → SQLSTATE
     ("password authentication failed", "28P01"),
@@ -183,9 +203,11 @@ _CONNECT_MESSAGES: Final = (
 )
 
 
-def classify(error: psycopg.Error, what: str) -> SyncHubError:
+def classify(error: psycopg.Error, what: str, *, of_row: bool = False) -> SyncHubError:
     """What the hub does about an error of the driver or server; `what` says who met it: `source erp`.
 
+    `of_row`: it was met while rows were written. Triggers raise what they like, so there an error that nobody knows is
+    about a row; only one that is about the table, the rights or the server's files is not.
     The message is one line with names of constraints and columns, but without the row's values: it reaches logs.
     """
     state = error.sqlstate
@@ -194,7 +216,10 @@ def classify(error: psycopg.Error, what: str) -> SyncHubError:
     if state is None and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         state = _state_of_connecting(error)
     kind, code, hint = _meaning(state or "")
-    text = f"{what}: {_one_line(error, state or '')}"
+    unknown = of_row and kind is Fatal and state is not None and not state.startswith(_NOT_OF_ROWS)
+    if unknown:
+        kind, code, hint = Rejected, "row_refused", f"SQLSTATE {state}: look at the target's triggers, and into its log"
+    text = f"{what}: {_one_line(error, state or '', detailed=not unknown)}"
     if kind is Rejected:
         return Rejected(code, text, sqlstate=state or "", hint=hint, conflict=_conflict(error))
     return kind(code, text, hint=hint)
@@ -244,9 +269,9 @@ _OF_LIBPQ: Final = re.compile(r"^connection (?:failed|is bad): |\s*Is the server
 _QUOTED: Final = re.compile(r'".*"|: 0x.*', re.DOTALL)
 
 
-def _one_line(error: psycopg.Error, state: str) -> str:
-    """The primary message and the detail; of what is about a row, neither whole rows nor values."""
-    primary, detail = error.diag.message_primary, error.diag.message_detail
+def _one_line(error: psycopg.Error, state: str, *, detailed: bool) -> str:
+    """The primary message and, if `detailed`, the detail; of what is about a row, neither whole rows nor values."""
+    primary, detail = error.diag.message_primary, error.diag.message_detail if detailed else None
     if state.startswith(_OF_VALUES):
         detail = _KEY_VALUES.sub(")", detail) if detail and detail.startswith("Key (") else None
         if state.startswith("22"):

@@ -336,7 +336,7 @@ class Sink(Protocol):
     ) -> list[tuple[Any, ...] | None]:
         """For each of `keys` the row whose `key` columns equal it, as a write would find it; None: there is none.
 
-        Values and `mapping` are as in `read_rows`. Raises `Rejected` when a key has a value that is none of its column.
+        Values and `mapping` are as in `read_rows`. A key with a value that is none of its column has no row.
         """
         ...
 

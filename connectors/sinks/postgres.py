@@ -18,7 +18,7 @@ from connectors.sinks.pgoffsets import TABLE, Offsets, advance_parameters
 from connectors.sinks.pgparked import ParkedRows
 from connectors.sinks.pgstage import Stage, copy_stage
 from connectors.sinks.pgwork import Mapped, Step, Work, plan
-from sync_hub.errors import Fatal, OffsetsMoved, SyncHubError
+from sync_hub.errors import Fatal, OffsetsMoved, Rejected, SyncHubError
 from sync_hub.failpoints import failpoint
 from sync_hub.model import Column, Finding, Offset, Parked, RangeSum, RowBlock, SinkBatch, Table, TableWrite
 
@@ -153,11 +153,11 @@ class PostgresSink:
                 self._way(write).statements.vacate for write in batch.writes
             )
             if not (vacate or self._has_changed(failed)):
-                raise classify(failed.error, self._where(failed.step)) from failed.error
+                raise classify(failed.error, self._where(failed.step), of_row=True) from failed.error
             try:
                 self._transact(batch, plan(batch.writes, self._way, vacate=vacate))
             except _StepFailed as again:
-                raise classify(again.error, self._where(again.step)) from again.error
+                raise classify(again.error, self._where(again.step), of_row=True) from again.error
 
     def find_parked(
         self, pipelines: Sequence[str], *, closed: bool = False, records: bool = False, seqs: Sequence[int] = ()
@@ -214,10 +214,17 @@ class PostgresSink:
         *,
         mapping: str = "",
     ) -> list[tuple[Any, ...] | None]:
-        """The row of each key: see `Sink.find_rows`."""
-        with self._translated():
-            flag = flag_column(mapping) if mapping else ""
-            return pgread.find(self._cursor(), self._described(table), columns, key, keys, flag)
+        """The row of each key: see `Sink.find_rows`. By halves, where one of them is none that a row can have."""
+        try:
+            with self._translated():
+                flag = flag_column(mapping) if mapping else ""
+                return pgread.find(self._cursor(), self._described(table), columns, key, keys, flag)
+        except Rejected:
+            if len(keys) == 1:
+                return [None]
+            middle = len(keys) // 2
+            parts = (keys[:middle], keys[middle:])
+            return [row for part in parts for row in self.find_rows(table, columns, key, part, mapping=mapping)]
 
     def checksum(
         self,
@@ -263,7 +270,7 @@ class PostgresSink:
         connection = connect(self._options.dsn.get_secret_value(), application_name=self._application)
         try:
             timeout = round(self._options.lock_timeout_seconds * 1000)
-            connection.execute(f"set lock_timeout = {timeout}; set idle_in_transaction_session_timeout = 0")
+            connection.execute(f"set lock_timeout = {timeout}")
         except psycopg.Error as error:
             connection.close()
             raise classify(error, self._who) from error
@@ -324,7 +331,7 @@ class PostgresSink:
             if batch.parked:
                 self._parked.store(cursor, batch.parked)
             failpoint("before_commit")
-            cursor.execute("commit")
+            self._commit(cursor)
             failpoint("after_commit")
         except psycopg.Error as error:
             self._roll_back()
@@ -332,6 +339,13 @@ class PostgresSink:
         except BaseException:
             self._roll_back()
             raise
+
+    def _commit(self, cursor: RawCursor[tuple[Any, ...]]) -> None:
+        """Deferred constraints and triggers refuse rows here."""
+        try:
+            cursor.execute("commit")
+        except psycopg.Error as error:
+            raise classify(error, self._who, of_row=True) from error
 
     def _run(self, connection: Connection, offsets: list[tuple[Offset, Offset]], steps: list[Step]) -> None:
         """Move the offsets and take all steps in one round trip. Offsets that moved outweigh a step that failed."""

@@ -22,8 +22,7 @@ LOOK_SECONDS: Final = 1.0
 _SETTINGS: Final = """
 select set_config('synchronous_commit', 'local', false), set_config('row_security', 'off', false),
        set_config('default_transaction_isolation', 'read committed', false),
-       set_config('default_transaction_read_only', 'off', false), set_config('statement_timeout', '0', false),
-       set_config('idle_session_timeout', '0', false), set_config('lock_timeout', '30s', false)
+       set_config('default_transaction_read_only', 'off', false), set_config('lock_timeout', '30s', false)
 """
 _EMIT: Final = "select pg_catalog.pg_logical_emit_message(true, 'sync_hub', %s)"
 _HEARTBEAT: Final = """

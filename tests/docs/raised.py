@@ -31,7 +31,7 @@ _CODE = re.compile(r"[a-z0-9]+(_[a-z0-9]+)+|csrf|internal|http")
 
 
 def _meanings() -> Found:
-    found: Found = {"unexpected_server_error": {"stop"}}
+    found: Found = {"unexpected_server_error": {"stop"}, "row_refused": {"reject"}}
     for kind, code, _ in postgresql._MEANINGS.values():
         found.setdefault(code, set()).add(KINDS[kind.__name__])
     return found

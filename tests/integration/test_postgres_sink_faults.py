@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from connectors.local_postgres import LocalPostgres, free_port
+from connectors.postgresql import connect
 from connectors.sinks.postgres import PostgresSink
 from sync_hub.errors import ConfigError, Conflict, Fatal, OffsetsMoved, Rejected, SyncHubError, Unavailable
 from sync_hub.model import Column, RowChange, SinkBatch, Table, TableWrite
@@ -136,6 +137,54 @@ def test_what_the_server_says_about_a_row_holds_names_but_no_values(
     assert "canary" not in told
     assert "424242" not in told
     assert all(name in told for name in names), told
+
+
+REFUSES = """
+create function refuse() returns trigger language plpgsql as $$ begin
+    if new.name = 'bad' then raise exception 'not this one' using errcode = '{state}', detail = 'canary'; end if;
+    return new; end $$;
+create constraint trigger refuse after insert or update on customers {when} for each row execute function refuse()
+"""
+
+
+@pytest.mark.parametrize("when", ["", "deferrable initially deferred"])
+@pytest.mark.parametrize("state", ["ZZ001", "U0001", "45000", "21000", "27000", "38000", "39000", "0A000", "XX000"])
+def test_whatever_a_trigger_raises_for_a_row_refuses_the_row_alone(
+    writer: Writer, target_dsn: str, state: str, when: str
+) -> None:
+    sql(target_dsn, REFUSES.format(state=state, when=when))
+    with pytest.raises(Rejected) as caught:
+        writer.write(upserts((1, "good"), (2, "bad")))
+    assert (caught.value.code, caught.value.sqlstate) == ("row_refused", state)
+    told = one_line(caught.value)
+    assert "not this one" in told
+    assert "canary" not in told
+    writer.write(upserts((1, "good")))
+    assert writer.rows("customers", "id", "name") == [(1, "good")]
+
+
+def test_a_key_that_no_row_can_have_is_not_found_and_disturbs_no_other(writer: Writer) -> None:
+    writer.write(upserts((1, "Ada"), (3, "Cy")))
+    keys = [(1,), (3_000_000_000,), (2,), (3,), (-(2**40),)]
+    found = writer.sink.find_rows("customers", ["name"], ["id"], keys)
+    assert found == [("Ada",), None, None, ("Cy",), None]
+    assert writer.sink.find_rows("customers", ["name"], ["id"], [(2**40,)]) == [None]
+    writer.write(upserts((2, "Bo")))
+
+
+TIMEOUTS = ("statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout", "transaction_timeout")
+
+
+def test_time_outs_of_role_and_database_do_not_hold_for_the_hub(any_dsn: str) -> None:
+    name = any_dsn.rpartition("/")[2]
+    known = [one for (one,) in sql(any_dsn, "select name from pg_settings") if one in TIMEOUTS]
+    assert len(known) >= 3
+    for one in known:
+        sql(any_dsn, f"alter database \"{name}\" set {one} = '1s'")
+        assert sql(any_dsn, f"show {one}") == [("1s",)]
+    for replication in (False, True):
+        with connect(any_dsn, application_name="sync-hub test", replication=replication) as connection:
+            assert [connection.execute(f"show {one}").fetchone() for one in known] == [("0",)] * len(known)  # type: ignore[arg-type]
 
 
 def test_interrupted_write_leaves_nothing_and_a_usable_sink(writer: Writer, target_dsn: str) -> None:

@@ -43,6 +43,43 @@ def test_sqlstate_decides(state: str, kind: type[SyncHubError], code: str) -> No
     assert error.hint
 
 
+class OfTrigger(psycopg.DatabaseError):
+    """An error with a state that the driver has no class for."""
+
+    sqlstate = "ZZ001"
+
+
+@pytest.mark.parametrize(
+    ("state", "kind", "code"),
+    [
+        ("0A000", Rejected, "row_refused"),
+        ("21000", Rejected, "row_refused"),
+        ("38000", Rejected, "row_refused"),
+        ("XX000", Rejected, "row_refused"),
+        ("P0001", Rejected, "raised_by_trigger"),
+        ("23505", Rejected, "unique_violated"),
+        ("40P01", Unavailable, "deadlock"),
+        ("3F000", Fatal, "schema_missing"),
+        ("42501", Fatal, "privilege_missing"),
+        ("42P01", Fatal, "table_missing"),
+        ("57P04", Fatal, "database_dropped"),
+        ("XX001", Fatal, "server_data_corrupted"),
+    ],
+)
+def test_what_nobody_knows_is_about_the_row_that_is_written(state: str, kind: type[SyncHubError], code: str) -> None:
+    error = classify(psycopg.errors.lookup(state)("it says"), "target crm", of_row=True)
+    assert (type(error), error.code) == (kind, code)
+
+
+def test_a_state_of_a_trigger_is_named_where_a_row_is_written_and_stops_elsewhere() -> None:
+    error = classify(OfTrigger("no"), "target crm", of_row=True)
+    assert isinstance(error, Rejected)
+    assert (error.code, error.sqlstate) == ("row_refused", "ZZ001")
+    assert "ZZ001" in error.hint
+    assert isinstance(classify(OfTrigger("no"), "target crm"), Fatal)
+    assert isinstance(classify(psycopg.ProgrammingError("of the driver"), "target crm", of_row=True), Fatal)
+
+
 def test_rejected_keeps_the_sqlstate() -> None:
     error = classify(psycopg.errors.UniqueViolation("x"), "target crm")
     assert isinstance(error, Rejected)
