@@ -125,8 +125,9 @@ class Capture:
             while probe := self._control.take_probe():
                 session.snapshots.probes.take(probe)
             self._events.add(session.turn())
-            self._control.running()
-            backoff.reset()
+            if self._control.state != "backing_off" or session.proven:
+                self._control.running()
+                backoff.reset()
         session.drain()
 
     def _open(self, session: Session) -> None:
@@ -172,6 +173,8 @@ class Session:
         self._save_at = 0.0
         self._heartbeat_at = 0.0
         self.saved: str | None = None
+        self.proven = False
+        """Whether something came from the source and is durable: being opened does not show that it flows."""
         self.source_status: dict[str, Any] = {}
         self.snapshots: Snapshots
 
@@ -294,6 +297,7 @@ class Session:
                 self._control.backing_off(_broker_slow())
         failpoint("after_flush")
         self._unsaved.durable = True
+        self.proven = self.proven or self._unsaved.proves
         return True
 
     def _save(self, *, now: bool = False) -> None:
@@ -382,6 +386,7 @@ class _Unsaved:
         self.durable = False
         self.position: str | None = None
         self.heartbeat: Heartbeat | None = None
+        self.proves = False
         self.chunks = False
         self.snapshots: list[Snapshot] = []
 
@@ -390,6 +395,7 @@ class _Unsaved:
         self.durable = False
         self.position = batch.position or self.position
         self.heartbeat = batch.heartbeat or self.heartbeat
+        self.proves = self.proves or bool(batch.events) or batch.heartbeat is not None
         self.chunks = self.chunks or bool(batch.chunks)
         self.snapshots += snapshots.collect(batch)
 

@@ -20,6 +20,7 @@ from sync_hub.runtime.copying import Copying
 from sync_hub.runtime.pipelines import COPYING, Delivery, by_table, shown_phase
 from sync_hub.runtime.retry import Backoff
 from sync_hub.runtime.session import Session
+from sync_hub.runtime.standing import Standing
 from sync_hub.settings import Settings
 from sync_hub.state import Pipeline, State
 
@@ -44,6 +45,7 @@ class Deliver:
         self._deliveries: dict[str, Delivery] = {}
         self._phases: dict[str, str] = {}
         self._backoff = Backoff()
+        self._standing = Standing()
         self._next_attempt_at: float | None = None
         self._copying = Copying(target, settings, state, control)
         self._worked = False
@@ -119,6 +121,7 @@ class Deliver:
         return not self._control.paused.isdisjoint((f"target:{self._target}", f"pipeline:{one.name}"))
 
     def _deliver(self) -> None:
+        self._next_attempt_at = None
         sink = self._settings.sink(self._target)
         broker = self._settings.new_broker()
         session = Session(self._target, sink, broker, self._state, self._settings, self._control)
@@ -127,22 +130,32 @@ class Deliver:
             outline = self._prepare(session, sink, broker)
             group = f"sync_hub_{self._settings.hub.name}_{self._target}"
             session.subscribe(group, self._member, self._settings.targets[self._target].workers)
-            self._control.running()
+            if self._control.state == "starting":
+                self._control.running()
             self._control.changed.set()
             look_at, paused = time.monotonic() + LOOK_SECONDS, self._control.paused
             while not self._control.stopping.is_set():
                 self._control.turn()
+                written = session.written
                 session.turn()
                 self._worked = True
-                self._control.running()
-                self._backoff.reset()
+                if self._works(session, sink, broker, wrote=session.written > written):
+                    self._control.running()
+                    self._backoff.reset()
                 if time.monotonic() >= look_at or self._control.asked or self._control.paused is not paused:
                     look_at, paused = time.monotonic() + LOOK_SECONDS, self._control.paused
                     self._tell_changes()
                     if self._answer_requests(session) or self._outline() != outline:
                         return
         finally:
+            self._standing.begin(session.not_taken)
             session.close()
+
+    def _works(self, session: Session, sink: Sink, broker: Broker, *, wrote: bool) -> bool:
+        """Whether nothing speaks against it: having begun again does not show that the target takes rows."""
+        if self._control.state != "backing_off":
+            return True
+        return self._standing.proven(sink, broker, session.active(), wrote=wrote)
 
     def _tell_changes(self) -> None:
         """Beat soon when a pipeline does something else than before."""

@@ -14,7 +14,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from sync_hub.envelope import decode
-from sync_hub.errors import Fatal, OffsetsMoved, Rejected, SyncHubError
+from sync_hub.errors import Fatal, OffsetsMoved, Rejected, SyncHubError, Unavailable
 from sync_hub.failpoints import failpoint
 from sync_hub.model import ABSENT, ChangeEvent, Offset, RowChange, SinkBatch, TableWrite, TopicPartition
 from sync_hub.ports import Broker, Sink, Subscription
@@ -31,7 +31,7 @@ from sync_hub.runtime.batch import (
     stages,
     superseded,
 )
-from sync_hub.runtime.compare import Comparer, expectations, judge, repairs
+from sync_hub.runtime.compare import Comparer, Expected, expectations, judge, repairs
 from sync_hub.runtime.conflicts import concerned
 from sync_hub.runtime.control import Control
 from sync_hub.runtime.parked_limits import refuse_too_many
@@ -42,7 +42,7 @@ from sync_hub.runtime.replay import Replay
 from sync_hub.runtime.waiting import Plan, held_up
 from sync_hub.settings import Settings
 from sync_hub.state import State
-from sync_hub.state_verifications import WRONG
+from sync_hub.state_verifications import WRONG, Probe
 
 LOG = logging.getLogger(__name__)
 
@@ -51,6 +51,8 @@ POLL_RECORDS: Final = 3000
 IDLE_SECONDS: Final = 1.0
 MOST_NAMED: Final = 20
 """How many refusals are followed by another attempt at the whole, before it is cut in halves."""
+LOOK_SECONDS: Final = 2.0
+"""How long a target may rest before it is asked whether it is there."""
 BARRIER_SECONDS: Final = 0.1
 BARRIER_PATIENCE_SECONDS: Final = 10.0
 """How long a TRUNCATE waits for rows of other views that still refer to its own."""
@@ -77,6 +79,9 @@ class Session:
         self._refused_since: dict[tuple[str, str], float] = {}
         self._replay = Replay(sink, state, settings.retry, self._write, self._fail)
         self.deliveries: dict[str, Delivery] = {}
+        self.written = 0
+        self.not_taken: list[Offset] = []
+        self._looked_at = time.monotonic()
 
     def subscribe(self, group: str, member: int, members: int) -> None:
         """Begin to read the topics of all pipelines that can."""
@@ -112,8 +117,34 @@ class Session:
         if time.monotonic() >= self._barrier_at:
             self._barrier_at = time.monotonic() + BARRIER_SECONDS
             self._pass_barriers(self._subscription)
-        self._replay.turn(self._active())
+        self._replay.turn(self.active())
         self._told.tell()
+        self._look()
+
+    def _look(self) -> None:
+        """Ask an idle target for something, now and then: one that has gone is told before there are rows for it."""
+        if time.monotonic() - self._looked_at < LOOK_SECONDS:
+            return
+        try:
+            self._sink.load_offsets([])
+        except Fatal as error:
+            for one in self.active():
+                self._fail(one, error)
+        self._looked_at = time.monotonic()
+
+    def _transact(self, batch: SinkBatch) -> None:
+        """One transaction of the target; which offset rows it would have moved is remembered when nobody knows."""
+        try:
+            self._sink.write(batch)
+        except Unavailable:
+            self.not_taken = [before for before, _ in batch.offsets]
+            raise
+        self.written += 1
+        self._looked_at = time.monotonic()
+
+    def active(self) -> list[Delivery]:
+        """The pipelines that have not failed."""
+        return [one for one in self.deliveries.values() if one.error is None]
 
     def reload(self) -> None:
         """Load offsets and parked records again: someone else changed what is parked."""
@@ -131,7 +162,7 @@ class Session:
         assigned: dict[str, set[int]] = {}
         for topic, partition in {*partitions, *kept}:
             assigned.setdefault(topic, set()).add(partition)
-        for one in self._active():
+        for one in self.active():
             mine = assigned.get(one.topic, set())
             try:
                 one.load(rows, sorted(mine))
@@ -159,7 +190,7 @@ class Session:
         """
         for place, records in partitions.items():
             begin, self._places[place] = self._places.get(place, 0), records[-1].offset + 1
-            for one in self._active():
+            for one in self.active():
                 offset = one.offsets.get(place.partition) if one.topic == place.topic else None
                 if offset is not None and not offset.barrier and offset.next_offset < begin:
                     raise OffsetsMoved(
@@ -169,14 +200,10 @@ class Session:
                         hint="it is read again from there; nothing was written",
                     )
 
-    def _active(self) -> list[Delivery]:
-        """The pipelines that have not failed."""
-        return [one for one in self.deliveries.values() if one.error is None]
-
     def _start(self, place: TopicPartition) -> int:
         """The lowest offset that a pipeline of this topic still needs; the end when none can go on."""
         topic, partition = place
-        needed = [one.offsets[partition].next_offset for one in self._active() if one.topic == topic]
+        needed = [one.offsets[partition].next_offset for one in self.active() if one.topic == topic]
         return min(needed) if needed else self._broker.end_offsets(topic)[partition]
 
     def _prove_record(self, one: Delivery, offset: Offset) -> None:
@@ -206,7 +233,7 @@ class Session:
 
     def _answer_probes(self, partitions: dict[TopicPartition, list[Decoded]]) -> None:
         """Compare instead of writing; with `repair` write what differs. Pipelines not asked only move their offsets."""
-        for one in self._active():
+        for one in self.active():
             mine = {place.partition: records for place, records in partitions.items() if place.topic == one.topic}
             work = select(one.name, one.offsets, mine) if mine else None
             if work is not None:
@@ -215,16 +242,17 @@ class Session:
     def _answer(self, one: Delivery, work: Work) -> None:
         """The target is read between two compare-and-sets of the same offsets, so nobody else has written meanwhile."""
         events = [item.event for item in work.items]
-        expected = expectations(one.mapping, events)
-        keeps = one.mapping.spec.on_delete != "delete"
-        comparer = Comparer(one.mapping, one.target, self._sink)
-        probes = judge(comparer, [event.key or {} for event in events], expected, keeps=keeps)
-        changes = repairs(events, expected, probes)
-        mended = [event for event in events if event.repair] if changes else []
-        closed = [
-            parking.closed(row, "superseded", time.time()) for e in mended for row in one.held.of(parking.key_text(e))
-        ]
+        probes = [Probe(event.key or {}, "touched") for event in events]  # of one that cannot be compared, it stays so
         try:
+            expected = expectations(one.mapping, events)
+            probes = self._judged(one, events, expected)
+            changes = repairs(events, expected, probes)
+            mended = [event for event in events if event.repair] if changes else []
+            closed = [
+                parking.closed(row, "superseded", time.time())
+                for e in mended
+                for row in one.held.of(parking.key_text(e))
+            ]
             self._write([Plan(one, work, changes, closed)])
         except Rejected:
             if len(work.items) > 1:
@@ -248,9 +276,14 @@ class Session:
                 run, [probe for event, probe in zip(events, answers, strict=True) if event.check == run]
             )
 
+    def _judged(self, one: Delivery, events: Sequence[ChangeEvent], expected: Sequence[Expected]) -> list[Probe]:
+        comparer = Comparer(one.mapping, one.target, self._sink)
+        keeps = one.mapping.spec.on_delete != "delete"
+        return judge(comparer, [event.key or {} for event in events], expected, keeps=keeps)
+
     def _apply_events(self, partitions: dict[TopicPartition, list[Decoded]]) -> None:
         plans = []
-        for one in self._active():
+        for one in self.active():
             mine = {place.partition: records for place, records in partitions.items() if place.topic == one.topic}
             if mine:
                 one.arrived.add(sum(len(records) for records in mine.values()))
@@ -279,7 +312,7 @@ class Session:
             return
         writes = [write for plan in plans for write in table_writes(plan.one, plan.changes)]
         failpoint("before_write")
-        self._sink.write(SinkBatch(offsets, writes, [row for plan in plans for row in plan.parked]))
+        self._transact(SinkBatch(offsets, writes, [row for plan in plans for row in plan.parked]))
         failpoint("after_write")
         for plan in plans:
             new = plan.one.written(moved(plan), plan.work.items, plan.parked)
@@ -353,7 +386,7 @@ class Session:
         self._control.changed.set()
 
     def _pass_barriers(self, subscription: Subscription) -> None:
-        for one in self._active():
+        for one in self.active():
             blocked = {p: offset.barrier for p, offset in one.offsets.items() if offset.barrier}
             if blocked:
                 version = min(blocked.values())
@@ -395,7 +428,7 @@ class Session:
             closed = [parking.closed(row, "superseded", time.time()) for row in held]
             truncation = [_truncation(one, self._barrier_event(next(iter(pairs.values()))[0]))] if remove else []
             failpoint("before_barrier")
-            self._sink.write(SinkBatch([*parking.with_seqs(pairs, closed).values()], truncation, closed))
+            self._transact(SinkBatch([*parking.with_seqs(pairs, closed).values()], truncation, closed))
             failpoint("after_barrier")
         if pairs is not None:
             self._refused_since.pop((one.name, version), None)
