@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import msgspec
@@ -39,6 +40,8 @@ READ_SECONDS = 0.05
 FLUSH_SECONDS = 0.5
 SAVE_SECONDS = 0.2
 """A position is saved at most this often: what lies between is read again after a crash and skipped as known."""
+PROOF_SECONDS = 1.0
+"""What waited in the log comes within this time, old heartbeats too: one that comes later shows that it flows."""
 DRAIN_SECONDS = 5.0
 RECORD_OVERHEAD_BYTES = 512
 
@@ -115,8 +118,8 @@ class Capture:
                 raise
         finally:
             self._session, self._phase = None, "stopped"
-            broker.close()
-            source.close()
+            with closing(broker):  # which may fail, and must not keep the source's log from the next attempt
+                source.close()
 
     def _stream(self, session: Session, backoff: Backoff) -> None:
         while not (self._control.stopping.is_set() or self._paused() or self._control.recover):
@@ -174,7 +177,8 @@ class Session:
         self._heartbeat_at = 0.0
         self.saved: str | None = None
         self.proven = False
-        """Whether something came from the source and is durable: being opened does not show that it flows."""
+        """Whether events became durable, or none came for a moment: being opened does not show that it flows."""
+        self._settled_at = 0.0
         self.source_status: dict[str, Any] = {}
         self.snapshots: Snapshots
 
@@ -205,6 +209,7 @@ class Session:
             self._state.save_position(self._name, position, after=known)
         self._state.save_tables(self._name, list(tables.values()))
         self.saved = position
+        self._settled_at = time.monotonic() + PROOF_SECONDS
         self.snapshots = Snapshots(
             self._name, self._source, self._state, tables, load=self._load, chunk_rows=self._chunk_rows
         )
@@ -297,7 +302,7 @@ class Session:
                 self._control.backing_off(_broker_slow())
         failpoint("after_flush")
         self._unsaved.durable = True
-        self.proven = self.proven or self._unsaved.proves
+        self.proven = self.proven or self._unsaved.events
         return True
 
     def _save(self, *, now: bool = False) -> None:
@@ -316,6 +321,7 @@ class Session:
             snapshots=unsaved.snapshots,
         )
         self.saved = unsaved.position
+        self.proven = self.proven or (unsaved.heartbeat is not None and time.monotonic() >= self._settled_at)
         failpoint("before_ack")
         self._source.acknowledge(unsaved.position)
         failpoint("after_ack")
@@ -335,7 +341,7 @@ class Session:
     def _heartbeat(self) -> None:
         now = time.monotonic()
         if now >= self._heartbeat_at:
-            self._heartbeat_at = now + self._heartbeat_seconds
+            self._heartbeat_at = now + (self._heartbeat_seconds if self.proven else PROOF_SECONDS)
             self._source.heartbeat()
             self.source_status = self._source.status()
 
@@ -386,7 +392,7 @@ class _Unsaved:
         self.durable = False
         self.position: str | None = None
         self.heartbeat: Heartbeat | None = None
-        self.proves = False
+        self.events = False
         self.chunks = False
         self.snapshots: list[Snapshot] = []
 
@@ -395,7 +401,7 @@ class _Unsaved:
         self.durable = False
         self.position = batch.position or self.position
         self.heartbeat = batch.heartbeat or self.heartbeat
-        self.proves = self.proves or bool(batch.events) or batch.heartbeat is not None
+        self.events = self.events or bool(batch.events)
         self.chunks = self.chunks or bool(batch.chunks)
         self.snapshots += snapshots.collect(batch)
 

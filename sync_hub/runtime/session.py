@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence, Set
+from contextlib import closing
 from typing import Final
 
 from msgspec.structs import replace
@@ -95,11 +96,10 @@ class Session:
             )
 
     def close(self) -> None:
-        """Leave the group and let go of everything."""
-        if self._subscription is not None:
-            self._subscription.close()
-        self._broker.close()
-        self._sink.close()
+        """Leave the group and let go of everything, also of what comes after something that fails."""
+        with closing(self._sink), closing(self._broker):
+            if self._subscription is not None:
+                self._subscription.close()
 
     def turn(self) -> None:
         """Poll once and apply what came; help barriers on; try again what is parked and due."""
