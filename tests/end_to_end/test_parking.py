@@ -43,6 +43,12 @@ from: {source: {source}, table: public.orders}
 to: {target: crm, table: note_view}
 key: [shop, number]
 fields: {shop: shop, number: number, note: note}
+---
+mapping: small
+from: {source: {source}, table: public.accounts}
+to: {target: crm, table: small_view}
+key: [id]
+fields: {id: id, active: active}
 """
 TARGET = (
     "create table account_view"
@@ -50,7 +56,13 @@ TARGET = (
     "create table order_view"
     " (shop int references account_view, number text, total numeric, primary key (shop, number))",
     "create table note_view (shop int, number text, note text check (note <> 'bad'), primary key (shop, number))",
+    "create table small_view (id int primary key, active boolean)",
 )
+REFUSE = """
+create function refuse() returns trigger language plpgsql as $$ begin
+    if new.shop = 7 then raise exception 'not this one' using errcode = 'ZZ001'; end if; return new; end $$;
+create trigger refuse before insert or update on note_view for each row execute function refuse()
+"""
 
 
 class Parks(Loads):
@@ -91,6 +103,7 @@ class Parks(Loads):
         return str([row.state for row in self.parked(pipeline, closed=True) if row.key == wanted][-1])
 
 
+NAMES = ("accounts", "accounts_lite", "orders", "notes", "small")
 BOTH = pytest.mark.parametrize("hub", ["embedded", "kafka"], indirect=True)
 
 
@@ -129,9 +142,7 @@ def lab(hub: Parks) -> Parks:
     execute(hub.source, "truncate accounts, orders")
     hub.until([(0, 0, 0)], "select (select count(*) from account_view), (select count(*) from order_view),"
               " (select count(*) from note_view)")  # fmt: skip
-    wait_until(
-        lambda: not any(hub.parked(name) for name in ("accounts", "accounts_lite", "orders", "notes")), "all clear"
-    )
+    wait_until(lambda: not any(hub.parked(name) for name in NAMES), "all clear")
     return hub
 
 
@@ -288,6 +299,36 @@ def test_verification_reports_what_is_parked_apart(lab: Parks) -> None:
     execute(lab.source, "update orders set note = 'mended' where shop = 1")
     lab.holds("notes")
     assert lab.cli("verify", "notes").returncode == 0
+
+
+def test_a_key_that_the_target_cannot_hold_is_no_row_there_and_everything_else_is_verified(lab: Parks) -> None:
+    execute(lab.source, "insert into accounts select n, 'n' || n, 1, null, true from generate_series(1, 20) n")
+    execute(lab.source, "insert into accounts values (3000000000, 'big', 1, null, true)")
+    (row,) = lab.holds("small", {"id": 3_000_000_000})
+    assert row.code == "invalid_value"
+    for options in ((), ("--repair",)):
+        done = lab.cli("verify", "small", "--json", *options)
+        assert done.stdout, (done.stderr, lab.log()[-2000:])
+        (report,) = json.loads(done.stdout)
+        assert (report["matched"], report["parked"], report["missing"]) == (20, 1, 0), (report, lab.log()[-2000:])
+    execute(lab.target, "delete from small_view where id = 3", "insert into small_view values (99, true)")
+    lab.state.reload(["small"], "asked")
+    lab.proven()
+    lab.holds("small", {"id": 3_000_000_000})
+    lab.until([(20, 20)], "select count(*), max(id) from small_view")
+
+
+def test_what_a_trigger_raises_with_a_state_of_its_own_parks_the_row_alone(lab: Parks) -> None:
+    execute(lab.target, REFUSE)
+    try:
+        execute(lab.source, "insert into orders select n, 'x', 1, null from generate_series(1, 500) n")
+        (row,) = lab.holds("notes", {"shop": 7, "number": "x"})
+        assert (row.code, row.sqlstate) == ("row_refused", "ZZ001")
+        lab.until([(499,)], "select count(*) from note_view")
+        assert lab.state_of("notes") == "running"
+    finally:
+        execute(lab.target, "drop trigger refuse on note_view")
+    lab.holds("notes")
 
 
 def test_loading_a_view_again_takes_the_place_of_what_was_parked(lab: Parks) -> None:
