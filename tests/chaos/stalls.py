@@ -1,6 +1,6 @@
-"""Stalls, one after the other: how soon health is red, and how soon it is green when each is over.
+"""Stalls, one after the other: how soon health is red, whether it stays so, how soon it is green when each is over.
 
-`python -m tests.chaos.stalls` prints a table, and exits 1 where a stall was told later than it may be.
+`python -m tests.chaos.stalls` prints a table, and exits 1 where a stall was told later than it may be, or with gaps.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
+
+import psycopg
 
 from tests.chaos.rounds import kafka_behind_proxy
 from tests.chaos.world import QUICK_HEARTBEAT_SECONDS, Broker, World, is_up
@@ -26,6 +28,8 @@ from tests.servers.proxy import Mode
 DEFAULT_HEARTBEAT_SECONDS = 2.0
 RED_SECONDS = 5.0
 GREEN_SECONDS = 10.0
+LAST_SECONDS = 4.0
+"""How long a stall goes on after it was told: two attempts at a table that is locked."""
 LOOK_SECONDS = 0.1
 PATIENCE_SECONDS = 60.0
 BROKEN_LINES: tuple[Mode, ...] = ("black_hole", "hold", "refuse")
@@ -45,11 +49,22 @@ class Stall(NamedTuple):
 
 
 class Told(NamedTuple):
-    """How long a stall was not told, and how long it was told although it was over; and what was told, by code."""
+    """How long a stall was not told, and how long it was told although it was over; and what was told, by code.
+
+    `gaps`: how often health was green in between, although it went on.
+    """
 
     red_seconds: float
     green_seconds: float
+    gaps: int
     codes: tuple[str, ...]
+
+    @property
+    def wrong(self) -> str:
+        """Which promise it breaks; empty for none."""
+        late = [f"red after {self.red_seconds:.1f} s"] if self.red_seconds > RED_SECONDS else []
+        late += [f"green after {self.green_seconds:.1f} s"] if self.green_seconds > GREEN_SECONDS else []
+        return ", ".join(late + [f"green {self.gaps} times while it lasted"] * bool(self.gaps))
 
 
 def stalls(world: World) -> list[Stall]:
@@ -64,6 +79,7 @@ def stalls(world: World) -> list[Stall]:
     if world.kafka is not None:
         kafka = world.kafka
         found.append(Stall("kafka killed", lambda _: kafka.stop(signal.SIGKILL), lambda _: kafka.start()))
+    found.append(_locked())
     for where in world.proxies:
         found += [_line(where, mode) for mode in BROKEN_LINES]
     if world.disk.mounted:
@@ -83,6 +99,16 @@ def _frozen(name: str, worker: str) -> Stall:
     return Stall(f"{name} frozen", begin, lambda _: os.kill(pids.pop(), signal.SIGCONT))
 
 
+def _locked() -> Stall:
+    held: list[psycopg.Connection[Any]] = []
+
+    def begin(world: World) -> None:
+        held.append(psycopg.connect(world.target.dsn()))
+        held[0].execute("lock table item_view")
+
+    return Stall("table locked", begin, lambda _: held.pop().close())
+
+
 def _line(where: str, mode: Mode) -> Stall:
     return Stall(
         f"{where} {mode}",
@@ -92,12 +118,17 @@ def _line(where: str, mode: Mode) -> Stall:
 
 
 def tell(world: World, stall: Stall) -> Told:
-    """Bring one about under a steady trickle of changes, wait until it is told; end it, wait until all is well."""
+    """Bring one about under a steady trickle of changes, wait until it is told; end it, wait until all is well.
+
+    Times are those of this process's clock, from the call that brings it about, or ends it, to the look at health that
+    shows it: what the call itself takes, and the machine with it, is counted in.
+    """
     wait_until(lambda: world.lab.health()["status"] == "ok", "health is green before", PATIENCE_SECONDS)
     with trickle(world):
         began = time.monotonic()
         stall.begin(world)
         codes: tuple[str, ...] = ()
+        gaps = 0
 
         def red() -> bool:
             nonlocal codes
@@ -107,12 +138,15 @@ def tell(world: World, stall: Stall) -> Told:
 
         try:
             wait_until(red, f"{stall.name}: health is red", PATIENCE_SECONDS)
-            told = time.monotonic()
+            told, was_green = time.monotonic(), False
+            while time.monotonic() - told < LAST_SECONDS:
+                is_green = _green(world)
+                gaps, was_green = gaps + (is_green and not was_green), is_green
         finally:
             stall.end(world)
         over = time.monotonic()
         wait_until(lambda: _green(world), f"{stall.name}: health is green again", PATIENCE_SECONDS)
-    return Told(told - began, time.monotonic() - over, codes)
+    return Told(told - began, time.monotonic() - over, gaps, codes)
 
 
 def _green(world: World) -> bool:
@@ -169,11 +203,10 @@ def main() -> int:
         with a_world(broker, folder, given.heartbeat) as world:
             for stall in stalls(world):
                 told = tell(world, stall)
-                bad = told.red_seconds > RED_SECONDS or told.green_seconds > GREEN_SECONDS
-                late += bad
+                late += bool(told.wrong)
                 print(
                     f"{broker:9} {stall.name:20} red {told.red_seconds:5.1f} s  green {told.green_seconds:5.1f} s  "
-                    f"{'LATE' if bad else 'ok  '} {', '.join(told.codes)}",
+                    f"{told.wrong or 'ok'}  {', '.join(told.codes)}",
                     flush=True,
                 )
     return 1 if late else 0

@@ -27,6 +27,7 @@ from tests.servers.proxy import Proxy
 
 Broker = Literal["embedded", "kafka"]
 DISK_BYTES = 160_000_000
+LOCK_SECONDS = 1.5
 QUICK_HEARTBEAT_SECONDS = 0.5
 """What labs have; users have two seconds where they say nothing else."""
 TABLES = ("parents", "children", "items")
@@ -249,6 +250,7 @@ class World:
         text = lab.config.read_text().replace(
             f"heartbeat_seconds: {QUICK_HEARTBEAT_SECONDS}", f"heartbeat_seconds: {self._heartbeat_seconds}"
         )
+        text = text.replace("workers: 1}", f"workers: 1, lock_timeout_seconds: {LOCK_SECONDS}}}")
         lab.config.write_text(text + SETTINGS)
         lab.settings = configuration.load(lab.config, lab.environment)
         return lab
