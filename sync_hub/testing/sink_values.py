@@ -64,6 +64,9 @@ VALUES: list[tuple[str, list[Any]]] = [
 ]
 
 
+ZERO = "00000000-0000-0000-0000-000000000000"
+
+
 class SinkValuesContract:
     """Part of `SinkContract`."""
 
@@ -113,6 +116,18 @@ class SinkValuesContract:
         assert writer.rows("keyed", "value") == [("third",)]
         writer.write(keyed(RowChange("delete", (key,))))
         assert writer.rows("keyed", "value") == []
+
+    @pytest.mark.parametrize(
+        ("type_name", "key", "strange"),
+        [("integer", 7, 2**40), ("smallint", 7, "seven"), ("date", "2024-02-29", "2024-02-30"), ("uuid", ZERO, "zero")],
+    )
+    def test_a_key_that_its_column_cannot_hold_has_no_row(
+        self, writer: Writer, type_name: str, key: Any, strange: Any
+    ) -> None:
+        writer.sink.create(Table("", "keyed", (Column("key", type_name, nullable=False),), ("key",)))
+        writer.write(TableWrite("customers", "keyed", ("key",), ("key",), [RowChange("upsert", (key,), (key,))]))
+        found = writer.sink.find_rows("keyed", ["key"], ["key"], [(strange,), (key,), (strange,)])
+        assert found == [None, (key,), None]
 
     @pytest.mark.parametrize(
         "name", ["Mixed Case", 'quo"te', "select", "naïve_日本", "per%cent", "%s", "semi;colon", "back\\slash", "$1"]
