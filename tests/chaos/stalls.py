@@ -49,7 +49,7 @@ class Stall(NamedTuple):
 
 
 class Told(NamedTuple):
-    """How long a stall was not told, and how long it was told although it was over; and what was told, by code.
+    """How long a stall was not told, and how long it was told although it was over; what was told meanwhile, by code.
 
     `gaps`: how often health was green in between, although it went on.
     """
@@ -124,34 +124,29 @@ def tell(world: World, stall: Stall) -> Told:
     shows it: what the call itself takes, and the machine with it, is counted in.
     """
     wait_until(lambda: world.lab.health()["status"] == "ok", "health is green before", PATIENCE_SECONDS)
+    codes: set[str] = set()
+
+    def green() -> bool:
+        threading.Event().wait(LOOK_SECONDS)
+        health = world.lab.health()
+        codes.update(problem["code"] for problem in health["problems"])
+        return bool(health["status"] == "ok")
+
     with trickle(world):
         began = time.monotonic()
         stall.begin(world)
-        codes: tuple[str, ...] = ()
-        gaps = 0
-
-        def red() -> bool:
-            nonlocal codes
-            threading.Event().wait(LOOK_SECONDS)
-            codes = tuple(sorted({problem["code"] for problem in world.lab.health()["problems"]}))
-            return bool(codes)
-
         try:
-            wait_until(red, f"{stall.name}: health is red", PATIENCE_SECONDS)
-            told, was_green = time.monotonic(), False
+            wait_until(lambda: not green(), f"{stall.name}: health is red", PATIENCE_SECONDS)
+            told, gaps, was_green = time.monotonic(), 0, False
             while time.monotonic() - told < LAST_SECONDS:
-                is_green = _green(world)
+                is_green = green()
                 gaps, was_green = gaps + (is_green and not was_green), is_green
+            seen = tuple(sorted(codes))
         finally:
             stall.end(world)
         over = time.monotonic()
-        wait_until(lambda: _green(world), f"{stall.name}: health is green again", PATIENCE_SECONDS)
-    return Told(told - began, time.monotonic() - over, gaps, codes)
-
-
-def _green(world: World) -> bool:
-    threading.Event().wait(LOOK_SECONDS)
-    return world.lab.health()["status"] == "ok"
+        wait_until(green, f"{stall.name}: health is green again", PATIENCE_SECONDS)
+    return Told(told - began, time.monotonic() - over, gaps, seen)
 
 
 @contextmanager

@@ -22,8 +22,8 @@ STALLS = {
         "table locked": "worker_backing_off",
     },
     "kafka": {
-        "kafka killed": "source_no_heartbeat",
-        "kafka black_hole": "source_no_heartbeat",
+        "kafka killed": "worker_backing_off",
+        "kafka black_hole": "worker_backing_off",
         "table locked": "worker_backing_off",
     },
 }
