@@ -17,16 +17,16 @@ from msgspec.structs import replace
 from sync_hub.envelope import decode
 from sync_hub.errors import Fatal, OffsetsMoved, Rejected, SyncHubError, Unavailable
 from sync_hub.failpoints import failpoint
-from sync_hub.model import ABSENT, ChangeEvent, Offset, RowChange, SinkBatch, TableWrite, TopicPartition
+from sync_hub.model import ChangeEvent, Offset, RowChange, SinkBatch, TableWrite, TopicPartition
 from sync_hub.ports import Broker, Sink, Subscription
 from sync_hub.runtime import parking
+from sync_hub.runtime.barriers import Barriers
 from sync_hub.runtime.batch import (
     Decoded,
     Work,
     coalesce,
     decoded,
     halves,
-    past_barrier,
     rebased,
     select,
     stages,
@@ -54,9 +54,6 @@ MOST_NAMED: Final = 20
 """How many refusals are followed by another attempt at the whole, before it is cut in halves."""
 LOOK_SECONDS: Final = 2.0
 """How long a target may rest before it is asked whether it is there."""
-BARRIER_SECONDS: Final = 0.1
-BARRIER_PATIENCE_SECONDS: Final = 10.0
-"""How long a TRUNCATE waits for rows of other views that still refer to its own."""
 
 
 class Session:
@@ -76,8 +73,7 @@ class Session:
         self._control = control
         self._subscription: Subscription | None = None
         self._places: dict[TopicPartition, int] = {}
-        self._barrier_at = 0.0
-        self._refused_since: dict[tuple[str, str], float] = {}
+        self._barriers = Barriers(sink, broker, state, self._transact, self._fail)
         self._replay = Replay(sink, state, settings.retry, self._write, self._fail)
         self.deliveries: dict[str, Delivery] = {}
         self.written = 0
@@ -114,9 +110,8 @@ class Session:
             self._apply(partitions)
         for one in self.deliveries.values():
             one.caught_up = len(records) < POLL_RECORDS
-        if time.monotonic() >= self._barrier_at:
-            self._barrier_at = time.monotonic() + BARRIER_SECONDS
-            self._pass_barriers(self._subscription)
+        for place in self._barriers.turn(self.active()) & set(self._subscription.assignment()):
+            self._seek(place)
         self._replay.turn(self.active())
         self._told.tell()
         self._look()
@@ -385,65 +380,6 @@ class Session:
         LOG.error("pipeline %s stopped: %s", one.name, error, extra={"action": "stop_pipeline", "code": error.code})
         self._control.changed.set()
 
-    def _pass_barriers(self, subscription: Subscription) -> None:
-        for one in self.active():
-            blocked = {p: offset.barrier for p, offset in one.offsets.items() if offset.barrier}
-            if blocked:
-                version = min(blocked.values())
-                try:
-                    self._pass_barrier(subscription, one, version)
-                except Rejected as error:
-                    if error.code not in parking.WAITING_FOR_ROWS:
-                        self._fail(one, error)
-                    elif self._waited_long(one, version):
-                        self._pass_in_doubt(subscription, one, version, error)
-                except Fatal as error:
-                    self._fail(one, error)
-
-    def _waited_long(self, one: Delivery, version: str) -> bool:
-        """Whether rows of other tables, which have to go first, had their time."""
-        now = time.monotonic()
-        return now - self._refused_since.setdefault((one.name, version), now) >= BARRIER_PATIENCE_SECONDS
-
-    def _pass_in_doubt(self, subscription: Subscription, one: Delivery, version: str, error: Rejected) -> None:
-        """Go on without removing the rows of before a TRUNCATE.
-
-        What refers to them came after it, and means rows that wait behind it: to wait for each other would be for ever.
-        Verification, which is asked for first, removes what is left over.
-        """
-        reason = f"rows of before a TRUNCATE are still there, because others refer to them: {error.message}"
-        LOG.warning("pipeline %s: %s", one.name, reason, extra={"action": "doubt", "pipeline": one.name})
-        self._state.doubt([one.name], reason)
-        self._pass_barrier(subscription, one, version, remove=False)
-
-    def _pass_barrier(self, subscription: Subscription, one: Delivery, version: str, *, remove: bool = True) -> None:
-        """When all partitions stand at the barrier or past it, do its work and move them on in one transaction.
-
-        What was parked before is older than the barrier, and closed with it.
-        """
-        rows = [row for row in self._sink.load_offsets([one.name]) if row.topic == one.topic]
-        pairs = past_barrier(rows, version)
-        if pairs:
-            held = [row for row in self._sink.find_parked([one.name]) if row.partition in pairs]
-            closed = [parking.closed(row, "superseded", time.time()) for row in held]
-            truncation = [_truncation(one, self._barrier_event(next(iter(pairs.values()))[0]))] if remove else []
-            failpoint("before_barrier")
-            self._transact(SinkBatch([*parking.with_seqs(pairs, closed).values()], truncation, closed))
-            failpoint("after_barrier")
-        if pairs is not None:
-            self._refused_since.pop((one.name, version), None)
-            rows = self._sink.load_offsets([one.name])
-        stood = {partition for partition, row in one.offsets.items() if row.barrier}
-        one.load(rows, sorted(one.offsets))
-        one.hold([row for row in self._sink.find_parked([one.name]) if row.partition in one.offsets])
-        passed = {TopicPartition(one.topic, partition) for partition in stood if not one.offsets[partition].barrier}
-        for place in passed & set(subscription.assignment()):
-            self._seek(place)
-
-    def _barrier_event(self, row: Offset) -> ChangeEvent | None:
-        record = self._broker.fetch(TopicPartition(row.topic, row.partition), row.next_offset)
-        return decode(record) if record else None
-
 
 def moved(plan: Plan) -> dict[int, tuple[Offset, Offset]]:
     """The offset rows of a plan, by partition, before and after."""
@@ -469,24 +405,3 @@ def table_writes(one: Delivery, changes: Sequence[RowChange]) -> list[TableWrite
         )
         for layer in coalesce(changes)
     ]
-
-
-def _truncation(one: Delivery, event: ChangeEvent | None) -> TableWrite:
-    mapping, columns, values = one.mapping, [], []
-    policy = mapping.on_truncate()
-    if policy == "mark" and event is not None:
-        for column, value in zip(mapping.mark_columns, mapping.truncate_values(event), strict=True):
-            if value is not ABSENT:
-                columns.append(column)
-                values.append(value)
-    return TableWrite(
-        one.name,
-        mapping.spec.target_table,
-        mapping.key,
-        mapping.columns,
-        [],
-        mark_columns=tuple(columns),
-        shared=one.shared,
-        truncate=policy,
-        mark_values=tuple(values),
-    )

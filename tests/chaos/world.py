@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import tempfile
+import time
 import uuid
 from pathlib import Path
 from typing import Any, Literal
@@ -144,6 +145,9 @@ class Server(LocalPostgres):
         wait_until(started, "the server starts again", 40)
 
 
+CHECKPOINT_SECONDS = 10.0
+
+
 class Disk:
     """A small disk for the hub's own files, where this machine lets us mount one; else a folder that never is full."""
 
@@ -158,7 +162,9 @@ class Disk:
         """Take all that is free, and what SQLite keeps for later: else writing goes on until that is used up."""
         for path in self.folder.glob("*.db"):
             with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path)) as database:
-                database.execute("pragma wal_checkpoint(truncate)")
+                end = time.monotonic() + CHECKPOINT_SECONDS
+                while database.execute("pragma wal_checkpoint(truncate)").fetchone()[0] and time.monotonic() < end:
+                    pass  # somebody reads or writes just now: SQLite has waited, and says so
         with contextlib.suppress(OSError), self._ballast.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(65536))

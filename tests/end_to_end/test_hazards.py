@@ -88,6 +88,7 @@ def test_partitions_attached_and_detached_are_loaded_and_removed(lab: Lab) -> No
 def test_a_full_disk_of_the_hub_loses_nothing_and_is_not_green(lab: Lab, disk: Disk) -> None:
     if not disk.mounted:
         pytest.skip("only root can mount a disk that is small enough to be full")
+    execute(lab.source, "delete from orders where shop = 1")
     disk.fill()
     try:
         execute(lab.source, "insert into orders select 1, n, n, repeat('x', 1000) from generate_series(1, 3000) n")

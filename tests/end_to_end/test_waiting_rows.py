@@ -124,14 +124,14 @@ def numbered(request: pytest.FixtureRequest, tmp_path: Path, source_dsn: str, ta
         SCHEMA,
         "delete from children",
         "update parents set code = '1'",
-        "insert into parents select n, n from generate_series(2, 4000) n",
+        "insert into parents select n, n from generate_series(2, 3500) n",
     )
     execute(target_dsn, UNIQUE_TARGET)
     tables = "public.parents, public.children"
     lab = Lab(tmp_path, "numbered", source_dsn, target_dsn, MAPPINGS, tables=tables, workers=request.param)
     try:
         lab.start()
-        lab.until([(4000,)], RIGHT % 0)
+        lab.until([(3500,)], RIGHT % 0)
         yield lab
     finally:
         lab.close()
@@ -139,14 +139,14 @@ def numbered(request: pytest.FixtureRequest, tmp_path: Path, source_dsn: str, ta
 
 def test_unique_values_that_all_move_on_are_solved_beside_children_that_never_get_a_parent(numbered: Lab) -> None:
     """Orphans wait, too: what they wait for never comes, and they must not hold up what fits together."""
-    execute(numbered.source, "insert into children select n, -n from generate_series(1, 15) n")
-    wait_until(lambda: query(numbered.target, HELD) == [(15,)], "the orphans wait", 40)
+    execute(numbered.source, "insert into children select n, -n from generate_series(1, 5) n")
+    wait_until(lambda: query(numbered.target, HELD) == [(5,)], "the orphans wait", 40)
     execute(numbered.source, "update parents set code = id + 1")
-    numbered.until([(4000,)], RIGHT % 1, timeout_seconds=60)
-    assert query(numbered.target, HELD) == [(15,)]
-    execute(numbered.source, "update parents set code = 4002 - id")
-    numbered.until([(4000,)], "select count(*) from parent_view where code = (4002 - id)::text", timeout_seconds=60)
-    execute(numbered.source, "insert into parents select -n, 'p' || n from generate_series(1, 15) n")
+    numbered.until([(3500,)], RIGHT % 1, timeout_seconds=60)
+    assert query(numbered.target, HELD) == [(5,)]
+    execute(numbered.source, "update parents set code = 3502 - id")
+    numbered.until([(3500,)], "select count(*) from parent_view where code = (3502 - id)::text", timeout_seconds=60)
+    execute(numbered.source, "insert into parents select -n, 'p' || n from generate_series(1, 5) n")
     wait_until(lambda: query(numbered.target, HELD) == [(0,)], "the orphans have parents", 60)
     numbered.settle()
     assert all(part["state"] == "running" for part in numbered.health()["pipelines"].values())

@@ -137,7 +137,7 @@ def test_what_came_behind_a_barrier_that_another_worker_passed_is_read_again_aft
     target.publish("create", *range(41, 81))
     second.turn()
     assert target.ids() == list(range(1, 41)), "the other one is not at the barrier yet"
-    first._barrier_at = 0.0  # it looks only now and then
+    first._barriers._look_at = 0.0  # it looks only now and then
     first.turn()
     assert target.ids() == []
     second.reload()
