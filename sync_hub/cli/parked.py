@@ -264,5 +264,6 @@ def _facts(row: Parked, stands: Stands | None) -> dict[str, Any]:
 
 
 def json_text(value: Any) -> str:
-    """A document as people read it."""
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    """A document as people read it; what could steer their terminal is escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return "".join(one if one == "\n" or one.isprintable() else json.dumps(one)[1:-1] for one in text)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import secrets
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sync_hub.errors import SyncHubError, Unavailable
+from sync_hub.model import Parked
 from sync_hub.web import api_parked, incidents, parked, parked_shown
 from sync_hub.web.health import WORST_FIRST
 from sync_hub.web.problems import size
@@ -28,7 +31,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 REFRESH_SECONDS = 2
 INCIDENTS_SHOWN = 10
 RECORDS_SHOWN = 100
-
+BYTES_SHOWN = 2_000_000
 _BOOT = secrets.token_hex(4)
 """Changes with the process: a page that outlives it loads itself again."""
 
@@ -128,7 +131,7 @@ def _parked(reader: HealthReader, choice: api_parked.Choice, closed: bool) -> Do
         wanted = api_parked.wanted(reader, choice, closed=closed)
         found = parked.look(reader.settings, reader.state, wanted)
         view["failed"] = [f"{target} does not answer: {error.message}" for target, error in found.silent.items()]
-        ids = tuple(row.id for row in found.rows[:RECORDS_SHOWN])
+        ids = tuple(row.id for row in on_one_page(found.rows))
         if not ids:
             return view
         whole = parked.look(reader.settings, reader.state, msgspec.structs.replace(wanted, ids=ids), records=True)
@@ -140,6 +143,12 @@ def _parked(reader: HealthReader, choice: api_parked.Choice, closed: bool) -> Do
         "open_ids": [row.id for row in whole.rows if row.is_open],
         "stand": parked_shown.standing(reader.document(), {row.pipeline for row in whole.rows}),
     }
+
+
+def on_one_page(rows: Sequence[Parked]) -> list[Parked]:
+    """The first of these records that a browser can show with their events; one at least."""
+    sizes = itertools.accumulate(row.record_bytes for row in rows[:RECORDS_SHOWN])
+    return [row for row, size in zip(rows, sizes, strict=False) if size <= BYTES_SHOWN or row is rows[0]]
 
 
 def _incidents(reader: HealthReader) -> list[Document]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sync_hub.cli.parked import json_text
 from sync_hub.model import Outgoing
 from tests.hub_state import CONFIG, HubState
 from tests.parked_rows import FIRST_AT, PIPELINE, hold, row
@@ -187,3 +188,12 @@ def test_tail_tells_why_a_copied_record_was_parked(hub: Hub) -> None:
     assert len(hub.run("tail", "erp.public.customers", "--no-follow").stdout.splitlines()) == 1
     shown = hub.json("tail", "erp.public.customers", "--no-follow")
     assert shown["headers"] == {"other": "\ufffd", "sync_hub_code": "check_violated", "sync_hub_message": "nö\x1b"}
+
+
+def test_what_could_steer_a_terminal_is_escaped() -> None:
+    value = {"key": "a\x9bb\u202ec\x07 é \N{SNOWMAN}"}
+    text = json_text(value)
+    assert "\\u009b" in text
+    assert "\\u202e" in text
+    assert "é \N{SNOWMAN}" in text
+    assert json.loads(text) == value

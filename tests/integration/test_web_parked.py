@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Page
 
 from sync_hub.web import api_parked
+from sync_hub.web.console import RECORDS_SHOWN, on_one_page
 from tests.hub_state import CONFIG, HubState
 from tests.integration.test_web_browser import browser, watch
 from tests.parked_rows import FIRST_AT, PIPELINE, hold, row
@@ -216,3 +217,12 @@ def test_the_console_leads_to_the_page_also_when_nothing_is_parked(tmp_path: Pat
         page = watch(address)
         page.get_by_role("link", name="Parked records").click()
         assert "Nothing is parked." in page.locator("main").inner_text()
+
+
+def test_a_page_has_no_more_records_than_a_browser_can_show() -> None:
+    sizes = [1_000_000, 900_000, 200_000, 1]
+    rows = [row(number, record_bytes=size) for number, size in enumerate(sizes)]
+    assert on_one_page(rows) == rows[:2]
+    assert on_one_page([row(1, record_bytes=50_000_000), *rows]) == [row(1, record_bytes=50_000_000)]
+    assert len(on_one_page([row(number) for number in range(500)])) == RECORDS_SHOWN
+    assert on_one_page([]) == []
