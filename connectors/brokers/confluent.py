@@ -17,6 +17,7 @@ from connectors.brokers.confluent_errors import MISSING, asking, raise_error
 from connectors.brokers.confluent_producer import ConfluentProducer
 from connectors.brokers.kafka_client import ProducerLimits, TopicFacts
 from connectors.brokers.kafka_options import KafkaOptions
+from sync_hub.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 admin_api: Any = confluent_kafka.admin
@@ -150,8 +151,21 @@ class ConfluentClient:
             time.sleep(0.02)
 
     def offsets(self, topic: str, partitions: int, which: Literal["start", "end"]) -> dict[int, int]:
-        """See `Client.offsets`. Looks at the metadata first: leaders known from before an outage are refused."""
-        self._metadata(topic)
+        """See `Client.offsets`. Looks at the metadata first: leaders known from before an outage are refused.
+
+        A leader that was named does not know of it at once, least of all for a new topic: it is asked again.
+        """
+        end = time.monotonic() + self._timeout
+        while True:
+            self._metadata(topic)
+            try:
+                return self._offsets(topic, partitions, which)
+            except Unavailable as error:
+                if error.code != "broker_not_ready" or time.monotonic() >= end:
+                    raise
+                time.sleep(0.05)
+
+    def _offsets(self, topic: str, partitions: int, which: Literal["start", "end"]) -> dict[int, int]:
         moment = admin_api.OffsetSpec.earliest() if which == "start" else admin_api.OffsetSpec.latest()
         wanted = {ck.TopicPartition(topic, partition): moment for partition in range(partitions)}
         futures = self._open().list_offsets(wanted, request_timeout=self._timeout)

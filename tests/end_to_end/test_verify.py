@@ -346,12 +346,14 @@ def test_a_row_that_comes_while_it_is_about_to_be_removed_stays(lab: Lab, monkey
 
 
 def test_constant_writes_raise_no_false_alarm(lab: Lab, request: pytest.FixtureRequest) -> None:
-    rounds = 10 if "embedded" in request.node.name else 3
+    """A TRUNCATE of the application may leave a table empty for a moment, but not each time."""
+    rounds, matched = 10 if "embedded" in request.node.name else 3, 0
     with lab.load(seed=5):
         for _ in range(rounds):
             for report in lab.verify("accounts_to_crm", "orders_to_wh", "orders_to_crm"):
                 assert report.agrees, report
-                assert report.matched > 0
+                matched += report.matched
+    assert matched > 0
     lab.agrees()
 
 
