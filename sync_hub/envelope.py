@@ -12,10 +12,12 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 
 from sync_hub import __version__, debezium
 from sync_hub.errors import Rejected
-from sync_hub.model import ChangeEvent, Operation, Outgoing, Record, Transaction
+from sync_hub.model import ChangeEvent, Operation, Outgoing, Record, SourceInfo, Transaction
+from sync_hub.source_block import SourceReader
 
 OP_CODES: Final[dict[Operation, str]] = {"create": "c", "update": "u", "delete": "d", "read": "r", "truncate": "t"}
 OPERATIONS: Final[dict[str, Operation]] = {code: operation for operation, code in OP_CODES.items()}
@@ -47,7 +49,8 @@ class Encoder:
 
     def __init__(self, *, cloudevents: bool = False) -> None:
         self._cloudevents = cloudevents
-        self._same: tuple[Any, ...] = ()
+        self._source: SourceInfo | None = None
+        self._transaction = ""
         self._tail = b""
         self._topic = ""
 
@@ -63,18 +66,11 @@ class Encoder:
         always = self._cloudevents
         out = []
         for event, key, change in zip(events, keys.split(b"\n"), changes.split(b"\n"), strict=False):
-            same = (
-                event.lsn,
-                event.table,
-                event.schema,
-                event.committed_at,
-                event.snapshot,
-                event.transaction and event.transaction.id,
-                event.origin,
-            )
-            if same != self._same:
-                self._tail, self._same = _tail(event), same
-                self._topic = topic_name(event.source, f"{event.schema}.{event.table}")
+            source, transaction = event.source, event.transaction.id if event.transaction is not None else ""
+            if source is not self._source or transaction != self._transaction:
+                self._source, self._transaction = source, transaction
+                self._tail = _tail(source, transaction)
+                self._topic = topic_name(source.name, f"{source.schema}.{source.table}")
             value = b'%b%b%b"}}' % (change[:-1], self._tail, event.version.encode())
             headers = self._headers(event) if always or _has_headers(event) else None
             out.append(Outgoing(self._topic, None if event.key is None else key, value, headers))
@@ -133,34 +129,35 @@ class _Change(Struct, gc=False):
     transaction: Transaction | None
 
 
-def _tail(event: ChangeEvent) -> bytes:
+def _tail(source: SourceInfo, transaction: str) -> bytes:
     block = _encode(
         {
             "version": __version__,
-            "connector": event.connector,
-            "name": event.source,
-            "ts_ms": event.committed_at // 1000,
-            "ts_us": event.committed_at,
-            "snapshot": "incremental" if event.snapshot else "false",
-            "db": event.database,
-            "schema": event.schema,
-            "table": event.table,
-            "txId": int(event.transaction.id) if event.transaction and event.transaction.id.isdecimal() else None,
-            "lsn": event.lsn,
+            "connector": source.connector,
+            "name": source.name,
+            "ts_ms": source.committed_at // 1000,
+            "ts_us": source.committed_at,
+            "snapshot": "incremental" if source.snapshot else "false",
+            "db": source.database,
+            "schema": source.schema,
+            "table": source.table,
+            "txId": int(transaction) if transaction.isdecimal() else None,
+            "lsn": source.lsn,
             "sequence": None,
         }
-        | ({"origin": event.origin} if event.origin else {})
+        | ({"origin": source.origin} if source.origin else {})
     )
-    return b',"ts_ms":%d,"source":%b,"syncVersion":"' % (event.committed_at // 1000, block[:-1])
+    return b',"ts_ms":%d,"source":%b,"syncVersion":"' % (source.committed_at // 1000, block[:-1])
 
 
 def _cloudevents(event: ChangeEvent) -> list[tuple[str, bytes]]:
+    source = event.source
     attributes = [
         ("ce_specversion", "1.0"),
-        ("ce_id", f"{event.source}/{event.schema}.{event.table}/{event.id}"),
-        ("ce_source", f"/sync-hub/{event.source}"),
+        ("ce_id", f"{source.name}/{source.schema}.{source.table}/{event.id}"),
+        ("ce_source", f"/sync-hub/{source.name}"),
         ("ce_type", f"sync-hub.row.{event.operation}"),
-        ("ce_time", _rfc3339(event.committed_at)),
+        ("ce_time", _rfc3339(source.committed_at)),
         ("content-type", "application/json"),
     ]
     for name, value in (
@@ -178,37 +175,18 @@ def _rfc3339(microseconds: int) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
-class _Transaction(Struct, gc=False):
-    id: str = ""
-    total_order: int = 0
-    data_collection_order: int = 0
-
-
-class _Source(Struct, gc=False):
-    name: str = ""
-    connector: str = ""
-    snapshot: str | bool | None = None
-    db: str | None = None
-    schema: str | None = None
-    table: str = ""
-    ts_ms: int | None = None
-    ts_us: int | None = None
-    lsn: int | None = None
-    origin: str | None = None
-    syncVersion: str = ""
-
-
 class _Envelope(Struct, gc=False):
     before: dict[str, Any] | None = None
     after: dict[str, Any] | None = None
     op: str = ""
-    source: _Source | None = None
-    transaction: _Transaction | None = None
+    source: msgspec.Raw | UnsetType = UNSET
+    transaction: Transaction | None = None
     payload: msgspec.Raw | UnsetType = UNSET
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_names = msgspec.json.Decoder(tuple[str, ...]).decode
+_sources = SourceReader()
 
 
 def decode(record: Record) -> ChangeEvent | None:
@@ -222,7 +200,8 @@ def decode(record: Record) -> ChangeEvent | None:
             if payload == b"null":
                 return None
             envelope = _decode_envelope(payload)
-        return _event(envelope, key_of(record), record)
+        key = None if record.key is None else _payload(_decode_any(record.key))
+        return _event(envelope, key, record.headers)
     except (msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
         raise Rejected(
             "not_an_envelope",
@@ -243,47 +222,37 @@ def key_of(record: Record) -> dict[str, Any] | None:
 
 def _payload(key: Any) -> dict[str, Any]:
     """A key as a mapping; taken out of its schema block, unless `schema` and `payload` are the key's own columns."""
-    if isinstance(key, dict) and key.keys() == {"schema", "payload"} and isinstance(key["payload"], dict):
-        key = key["payload"]
     if not isinstance(key, dict):
         raise ValueError("a key is not a JSON object")  # noqa: TRY004 - one class for what decode reports
+    if len(key) == 2 and key.keys() == {"schema", "payload"} and isinstance(key["payload"], dict):
+        return key["payload"]
     return key
 
 
-def _event(envelope: _Envelope, key: dict[str, Any] | None, record: Record) -> ChangeEvent:
-    source, transaction = envelope.source, envelope.transaction
-    if source is None:
+def _event(envelope: _Envelope, key: dict[str, Any] | None, headers: Sequence[tuple[str, bytes]] | None) -> ChangeEvent:
+    before, after = envelope.before, envelope.after
+    block = b"null" if envelope.source is UNSET else bytes(envelope.source)
+    if block == b"null":
         raise ValueError("it has no `source`")
     operation = OPERATIONS.get(envelope.op)
     if operation is None:
         raise ValueError("its `op` is none of " + " ".join(OPERATIONS))
-    before, after, schema = envelope.before, envelope.after, source.schema or ""
-    headers = _read_headers(record.headers) if record.headers else {}
-    if not source.syncVersion:
-        schema = schema or source.db or ""
+    source, version = _sources.read(block)
+    more = _read_headers(headers) if headers else {}
+    if not version:
         before = before and debezium.known(debezium.available(before)[0], key)
         if after is not None:
-            after, headers["unchanged"] = debezium.available(after)
-    return ChangeEvent(
-        source=source.name,
-        schema=schema,
-        table=source.table,
+            after, more["unchanged"] = debezium.available(after)
+    event = ChangeEvent(
+        source=source,
         operation=operation,
         key=key,
         before=before,
         after=after,
-        version=source.syncVersion,
-        committed_at=source.ts_us if source.ts_us is not None else (source.ts_ms or 0) * 1000,
-        transaction=Transaction(transaction.id, transaction.total_order, transaction.data_collection_order)
-        if transaction
-        else None,
-        snapshot=str(source.snapshot or "false").lower() != "false",
-        database=source.db or "",
-        lsn=source.lsn or 0,
-        connector=source.connector,
-        origin=source.origin or "",
-        **headers,
+        version=version,
+        transaction=envelope.transaction,
     )
+    return replace(event, **more) if more else event
 
 
 _TEXT_HEADERS = {CORRELATION_ID: "correlation_id", TRACEPARENT: "traceparent", ACTOR: "actor", CHECK: "check"}

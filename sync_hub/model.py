@@ -70,9 +70,26 @@ class Transaction(Struct, frozen=True, gc=False, rename={"table_order": "data_co
     In JSON its fields have Debezium's names.
     """
 
-    id: str
-    total_order: int
-    table_order: int
+    id: str = ""
+    total_order: int = 0
+    table_order: int = 0
+
+
+class SourceInfo(Struct, frozen=True, gc=False, kw_only=True):
+    """What the events of one table in one transaction have in common: the envelope's `source` block.
+
+    `name` is the source's. `committed_at` is in microseconds since 1970 UTC. `lsn` is the commit's place in the log.
+    """
+
+    name: str
+    schema: str
+    table: str
+    committed_at: int
+    snapshot: bool = False
+    database: str = ""
+    lsn: int = 0
+    connector: str = ""
+    origin: str = ""
 
 
 class ChangeEvent(Struct, frozen=True, gc=False, kw_only=True):
@@ -81,21 +98,18 @@ class ChangeEvent(Struct, frozen=True, gc=False, kw_only=True):
     `key`, `before` and `after` map column names to wire values (`design.md` §6: numbers and booleans native, the rest
     text). `unchanged` names columns that the log did not carry and that could not be fetched: they are missing from
     `after`. `fetched` names columns read by key afterwards. `version` sorts in commit order within one source;
-    `id` is the version without its epoch. `committed_at` is in microseconds since 1970 UTC. `old_key` and `new_key`
-    tie the two events of a key change. `pipelines` is set on snapshot rows: only these take the row. `check` names the
-    verification of a probe: the row as it is at this place (a delete: there is none), to be compared, not written,
-    unless `repair` says that what differs is to be written.
+    `id` is the version without its epoch. `old_key` and `new_key` tie the two events of a key change. `pipelines` is
+    set on snapshot rows: only these take the row. `check` names the verification of a probe: the row as it is at this
+    place (a delete: there is none), to be compared, not written, unless `repair` says that what differs is to be
+    written.
     """
 
-    source: str
-    schema: str
-    table: str
+    source: SourceInfo
     operation: Operation
     key: dict[str, Any] | None
     before: dict[str, Any] | None
     after: dict[str, Any] | None
     version: str
-    committed_at: int
     transaction: Transaction | None = None
     unchanged: tuple[str, ...] = ()
     fetched: tuple[str, ...] = ()
@@ -104,14 +118,9 @@ class ChangeEvent(Struct, frozen=True, gc=False, kw_only=True):
     pipelines: tuple[str, ...] = ()
     check: str = ""
     repair: bool = False
-    snapshot: bool = False
-    database: str = ""
-    lsn: int = 0
-    connector: str = ""
     correlation_id: str = ""
     traceparent: str = ""
     actor: str = ""
-    origin: str = ""
     oversize_bytes: int = 0
 
     @property

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from sync_hub.envelope import Encoder
-from sync_hub.model import ChangeEvent, Offset, Parked, SinkBatch, version_prefix, version_suffix
+from sync_hub.model import Offset, Parked, SinkBatch, version_prefix, version_suffix
+from tests.events import change_event
 from tests.hub_state import HubState
 
 PIPELINE = "customer_to_crm"
@@ -17,7 +18,7 @@ FIRST_AT = 1_795_000_000.0
 
 def row(number: int, **changes: object) -> Parked:
     """The record of one customer."""
-    event = ChangeEvent(
+    event = change_event(
         source="erp",
         schema="public",
         table="customers",

@@ -147,7 +147,7 @@ class Completion:
         lacking = {entry.place: entry for entry in incomplete}
         tables: dict[tuple[str, str], _Known] = {}
         for place, event in enumerate(self._events):
-            known = tables.setdefault((event.schema, event.table), _Known())
+            known = tables.setdefault((event.source.schema, event.source.table), _Known())
             entry = lacking.get(place)
             if entry is not None and event.key is not None:
                 have = known.values(event, entry.columns)

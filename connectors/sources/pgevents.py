@@ -15,7 +15,7 @@ from connectors.sources.pgcomplete import Incomplete
 from connectors.sources.pgoutput import Begin, Delete, Insert, Truncate, Update
 from connectors.sources.pgrows import KeyMaker, key_identity
 from sync_hub.errors import Fatal
-from sync_hub.model import ChangeEvent, ChunkRequest, Operation, Transaction, version_prefix, version_suffix
+from sync_hub.model import ChangeEvent, ChunkRequest, Operation, SourceInfo, Transaction, version_prefix, version_suffix
 
 CONNECTOR: Final = "postgresql"
 _CONTEXT_LIMIT: Final = 512
@@ -67,6 +67,8 @@ class EventAssembler:
         self._cut = False
         self._serial = 0
         self._context: dict[str, str] | None = None
+        self._origin = ""
+        self._infos: dict[TableEvents, SourceInfo] = {}
 
     def begin(self, message: Begin) -> None:
         """A transaction starts."""
@@ -78,6 +80,8 @@ class EventAssembler:
         self._prefix = version_prefix(self._epoch, message.lsn)
         self._order = 0
         self._context = None
+        self._origin = ""
+        self._infos = {}
 
     def commit(self) -> None:
         """The transaction is over."""
@@ -101,7 +105,8 @@ class EventAssembler:
 
     def origin(self, name: str) -> None:
         """The transaction was replicated to this server from elsewhere."""
-        self._context = {**(self._context or {}), "origin": name}
+        self._origin = name
+        self._infos = {}
 
     def insert(self, message: Insert) -> None:
         """A new row."""
@@ -156,27 +161,34 @@ class EventAssembler:
 
         A key that was asked for and has no row is a delete.
         """
+        info = self._info(table, snapshot=True)
         for ordinal, (identity, row) in enumerate(rows.items(), 1):
             self.events.append(
                 ChangeEvent(
-                    source=self._source,
-                    schema=table.schema,
-                    table=table.name,
+                    source=info,
                     operation="delete" if row is None else "read",
                     key=asked[identity] if row is None else table.to_key(row),
                     before=None,
                     after=row,
                     version=self._prefix + version_suffix(ordinal),
-                    committed_at=self._committed_at,
                     pipelines=request.pipelines,
                     check=request.check,
                     repair=request.repair,
-                    snapshot=True,
-                    database=self._database,
-                    lsn=self._lsn,
-                    connector=CONNECTOR,
                 )
             )
+
+    def _info(self, table: TableEvents, *, snapshot: bool = False) -> SourceInfo:
+        return SourceInfo(
+            name=self._source,
+            schema=table.schema,
+            table=table.name,
+            committed_at=self._committed_at,
+            snapshot=snapshot,
+            database=self._database,
+            lsn=self._lsn,
+            connector=CONNECTOR,
+            origin=self._origin,
+        )
 
     def _count(self, table: TableEvents) -> str:
         """Count a message of this relation; gives the suffix of its version."""
@@ -202,22 +214,19 @@ class EventAssembler:
         new_key: dict[str, Any] | None = None,
     ) -> None:
         self._order += 1
+        info = self._infos.get(table)
+        if info is None:
+            info = self._infos[table] = self._info(table)
         event = ChangeEvent(
-            source=self._source,
-            schema=table.schema,
-            table=table.name,
+            source=info,
             operation=operation,
             key=key,
             before=before,
             after=after,
             version=self._prefix + place,
-            committed_at=self._committed_at,
             transaction=Transaction(self._xid_text, self._order, table.ordinal),
             old_key=old_key,
             new_key=new_key,
-            database=self._database,
-            lsn=self._lsn,
-            connector=CONNECTOR,
         )
         if self._context is not None:
             event = msgspec.structs.replace(event, **self._context)

@@ -185,7 +185,7 @@ def _described(record: Record) -> dict[str, Any]:
     if event is None:
         return shown | {"op": "tombstone"}
     shown |= {"key": event.key, "op": event.operation, "before": event.before, "after": event.after}
-    shown |= {"version": event.version, "snapshot": event.snapshot}
+    shown |= {"version": event.version, "snapshot": event.source.snapshot}
     for name in (
         "unchanged",
         "fetched",

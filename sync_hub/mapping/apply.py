@@ -322,13 +322,14 @@ class CompiledMapping:
         return out
 
     def _with_facts(self, row: Row, event: ChangeEvent) -> Row:
-        moment = datetime.fromtimestamp(event.committed_at // 1_000_000, UTC).replace(
-            microsecond=event.committed_at % 1_000_000, tzinfo=None
+        source = event.source
+        moment = datetime.fromtimestamp(source.committed_at // 1_000_000, UTC).replace(
+            microsecond=source.committed_at % 1_000_000, tzinfo=None
         )
         return {
-            "_source": event.source,
-            "_schema": event.schema,
-            "_table": event.table,
+            "_source": source.name,
+            "_schema": source.schema,
+            "_table": source.table,
             "_operation": event.operation,
             "_committed_at": f"{moment.isoformat().rstrip('0') if moment.microsecond else moment.isoformat()}Z",
             "_actor": event.actor or None,

@@ -17,7 +17,7 @@ from sync_hub.mapping.scope import FACTS
 from sync_hub.mapping.spec import MappingSpec, TestSpec, parse_spec
 from sync_hub.mapping.types import SqlType, parse_type
 from sync_hub.mapping.values import comparable, from_text, from_wire, to_wire
-from sync_hub.model import ABSENT, ChangeEvent, Column, RowChange, Table, version_prefix, version_suffix
+from sync_hub.model import ABSENT, ChangeEvent, Column, RowChange, SourceInfo, Table, version_prefix, version_suffix
 
 _DATE = re.compile(r"^\d{4}-\d\d-\d\d$")
 _TIMESTAMP = re.compile(r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d")
@@ -159,16 +159,13 @@ def _event(spec: MappingSpec, table: Table, test: TestSpec) -> ChangeEvent:
     moment = from_text(FACTS["_committed_at"])
     committed_at = moment(facts["_committed_at"]) if moment and facts.get("_committed_at") else 0
     return ChangeEvent(
-        source=spec.source,
-        schema=table.schema,
-        table=table.name,
+        source=SourceInfo(name=spec.source, schema=table.schema, table=table.name, committed_at=committed_at),
         operation="delete" if test.delete else facts.get("_operation") or "create",
         key=key,
         before=None,
         after=None if test.delete else row,
         unchanged=tuple(name for name in types if name not in row),
         version=version_prefix(1, 1) + version_suffix(1),
-        committed_at=committed_at,
         actor=facts.get("_actor") or "",
         correlation_id=facts.get("_correlation_id") or "",
     )

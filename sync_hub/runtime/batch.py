@@ -18,19 +18,7 @@ from sync_hub.errors import Rejected
 from sync_hub.model import ABSENT, ChangeEvent, Offset, Record, RowChange, TopicPartition
 
 
-class Decoded(NamedTuple):
-    """One record: an event, None for a tombstone, or why it cannot be read."""
-
-    record: Record
-    event: ChangeEvent | Rejected | None
-
-    @property
-    def offset(self) -> int:
-        """Its place in its partition."""
-        return self.record.offset
-
-
-class Item(NamedTuple):
+class Item(Struct, frozen=True, gc=False):
     """One event that a pipeline has to apply."""
 
     record: Record
@@ -52,7 +40,13 @@ class Item(NamedTuple):
         return (self.record.partition, self.record.offset)
 
 
-class Unreadable(NamedTuple):
+class Tombstone(Struct, frozen=True, gc=False):
+    """One record without a value, for compaction: there is nothing to apply."""
+
+    record: Record
+
+
+class Unreadable(Struct, frozen=True):
     """One record that no event can be made of."""
 
     record: Record
@@ -66,6 +60,9 @@ class Unreadable(NamedTuple):
         except Rejected:
             text = (self.record.key or b"").decode(errors="surrogateescape")
         return text if text.isprintable() and text not in {"", "null"} else f"@{self.record.offset}"
+
+
+Decoded = Item | Tombstone | Unreadable
 
 
 class Failure(NamedTuple):
@@ -108,9 +105,11 @@ def decoded(records: Iterable[Record]) -> dict[TopicPartition, list[Decoded]]:
             topic, partition = record.topic, record.partition
             run = partitions.setdefault(TopicPartition(topic, partition), [])
         try:
-            run.append(Decoded(record, decode(record)))
+            event = decode(record)
         except Rejected as error:
-            run.append(Decoded(record, error))
+            run.append(Unreadable(record, error))
+        else:
+            run.append(Tombstone(record) if event is None else Item(record, event))
     return partitions
 
 
@@ -122,18 +121,18 @@ def stages(partitions: Mapping[TopicPartition, Sequence[Decoded]]) -> list[dict[
     cut: list[dict[TopicPartition, list[Decoded]]] = [{}]
     for place, records in partitions.items():
         stage = 0
-        for record in records:
-            if is_probe(record) != bool(stage % 2):
+        for one in records:
+            if is_probe(one) != bool(stage % 2):
                 stage += 1
                 if stage == len(cut):
                     cut.append({})
-            cut[stage].setdefault(place, []).append(record)
+            cut[stage].setdefault(place, []).append(one)
     return cut
 
 
-def is_probe(record: Decoded) -> bool:
+def is_probe(one: Decoded) -> bool:
     """Whether a record is the question of a verification."""
-    return isinstance(record.event, ChangeEvent) and record.event.check != ""
+    return isinstance(one, Item) and one.event.check != ""
 
 
 def select(pipeline: str, offsets: dict[int, Offset], partitions: Mapping[int, Sequence[Decoded]]) -> Work:
@@ -152,13 +151,13 @@ def select(pipeline: str, offsets: dict[int, Offset], partitions: Mapping[int, S
         if before is None or before.barrier:
             continue
         next_offset, last_version, problem = before.next_offset, before.last_version, None
-        for record, event in records:
-            offset = record.offset
+        for one in records:
+            offset = one.record.offset
             if offset < next_offset:
                 continue
-            if isinstance(event, Rejected):
-                unreadable.append(Unreadable(record, event))
-            elif event is not None and not (event.version and event.version <= last_version):
+            if isinstance(one, Unreadable):
+                unreadable.append(one)
+            elif isinstance(one, Item) and not ((event := one.event).version and event.version <= last_version):
                 if event.operation == "truncate" and not event.version:
                     problem = Failure(partition, offset, _foreign_truncate(event))
                     break
@@ -166,7 +165,7 @@ def select(pipeline: str, offsets: dict[int, Offset], partitions: Mapping[int, S
                     barriers[partition] = Barrier(offset, event.version)
                     break
                 if not event.pipelines or pipeline in event.pipelines:
-                    items.append(Item(record, event))
+                    items.append(one)
                 last_version = event.version or last_version
             next_offset = offset + 1
         ends[partition] = _end(before, next_offset, last_version, barriers.get(partition))
@@ -297,8 +296,9 @@ def _end(before: Offset, next_offset: int, last_version: str, barrier: Barrier |
 
 
 def _foreign_truncate(event: ChangeEvent) -> Rejected:
+    source = event.source
     return Rejected(
         "truncate_without_order",
-        f"{event.schema}.{event.table}: a TRUNCATE that sync-hub did not write has no order to other partitions",
+        f"{source.schema}.{source.table}: a TRUNCATE that sync-hub did not write has no order to other partitions",
         hint="empty the target table, then load the table again",
     )

@@ -269,7 +269,7 @@ def key_text(event: ChangeEvent) -> str:
 def about(event: ChangeEvent, error: Rejected) -> Rejected:
     """The error with the row that it is about."""
     state = f" (SQLSTATE {error.sqlstate})" if error.sqlstate else ""
-    message = f"{event.schema}.{event.table} {event.key}: {error.message}{state}"
+    message = f"{event.source.schema}.{event.source.table} {event.key}: {error.message}{state}"
     return Rejected(error.code, message, sqlstate=error.sqlstate, hint=error.hint, command=error.command)
 
 

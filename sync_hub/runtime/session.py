@@ -184,7 +184,7 @@ class Session:
         A pipeline at a barrier lets go of what is behind it; whoever passes the barrier goes back there.
         """
         for place, records in partitions.items():
-            begin, self._places[place] = self._places.get(place, 0), records[-1].offset + 1
+            begin, self._places[place] = self._places.get(place, 0), records[-1].record.offset + 1
             for one in self.active():
                 offset = one.offsets.get(place.partition) if one.topic == place.topic else None
                 if offset is not None and not offset.barrier and offset.next_offset < begin:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sync_hub.errors import Rejected
 from sync_hub.mapping.apply import CompiledMapping
-from sync_hub.model import ChangeEvent, Table, version_prefix, version_suffix
+from sync_hub.model import ChangeEvent, SourceInfo, Table, version_prefix, version_suffix
 from sync_hub.ports import Source
 from sync_hub.runtime.compare import Comparer, Expected, expectations
 
@@ -21,6 +21,7 @@ class View:
         self.mapping = mapping
         self.name = mapping.spec.name
         self.table = table
+        self._source = SourceInfo(name=mapping.spec.source, schema=table.schema, table=table.name, committed_at=0)
         self._target = target
         self.comparer = comparer
         self.target = mapping.spec.target_table
@@ -79,15 +80,12 @@ class View:
 
     def _event(self, key: dict[str, Any], row: dict[str, Any] | None) -> ChangeEvent:
         return ChangeEvent(
-            source=self.mapping.spec.source,
-            schema=self.table.schema,
-            table=self.table.name,
+            source=self._source,
             operation="delete" if row is None else "read",
             key=key,
             before=None,
             after=row,
             version=_VERSION,
-            committed_at=0,
         )
 
     def source_key(self, key: Sequence[Any]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def event(row: Parked) -> Document | None:
     if found is None:
         return None
     facts = {"operation": found.operation, "key": found.key, "before": found.before, "after": found.after}
-    return facts | {"unchanged": list(found.unchanged), "committed_at": _iso(found.committed_at / 1_000_000)}
+    return facts | {"unchanged": list(found.unchanged), "committed_at": _iso(found.source.committed_at / 1_000_000)}
 
 
 def counts(rows: Iterable[Parked]) -> list[str]:

@@ -179,7 +179,7 @@ class Topics:
         self._in_order(record, event)
 
     def _in_order(self, record: Record, event: ChangeEvent) -> None:
-        table = event.table
+        table = event.source.table
         xid = event.transaction.id if event.transaction else ""
         if event.operation == "truncate":
             self.truncations[TopicPartition(table, record.partition)].append(xid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
@@ -13,11 +14,12 @@ from connectors.sources.postgres import PostgresSource
 from sync_hub import envelope
 from sync_hub.model import ChangeEvent, Record, Transaction, version_prefix, version_suffix
 from tests.docs.pages import DOCS, blocks, codes, section, table_rows
+from tests.events import change_event
 
 PAGE = DOCS / "reference" / "events.md"
 ROW = {"id": 42, "balance": "10.50", "updated_at": "2025-11-23T02:24:33.151664Z"}
 LSN = 0x16B374D848
-EVENT = ChangeEvent(
+EVENT = change_event(
     source="erp",
     schema="public",
     table="customers",
@@ -80,7 +82,7 @@ def test_every_header_is_explained_and_written_as_said() -> None:
         "repair": True,
         "oversize_bytes": 5,
     }
-    event = ChangeEvent(**{name: getattr(EVENT, name) for name in EVENT.__struct_fields__} | everything)
+    event = msgspec.structs.replace(EVENT, **everything)
     written = dict(envelope.Encoder().encode([event])[0].headers or [])
     assert written.keys() == rows.keys()
     forms: dict[str, type] = {"JSON object": dict, "JSON list": list, "a number": int}

@@ -14,12 +14,13 @@ from sync_hub.envelope import Encoder
 from sync_hub.model import ChangeEvent, Operation, Outgoing, version_prefix, version_suffix
 from tests.docs.pages import DOCS, blocks
 from tests.docs.shell import Shell
+from tests.events import change_event
 
 PAGE = DOCS / "how-to" / "read-the-topics.md"
 
 
 def change(lsn: int, operation: Operation, key: int, row: dict[str, Any] | None) -> ChangeEvent:
-    return ChangeEvent(
+    return change_event(
         source="erp",
         schema="public",
         table="customers",

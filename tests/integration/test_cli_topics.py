@@ -15,6 +15,7 @@ from sync_hub.cli import main as cli_main
 from sync_hub.envelope import Encoder
 from sync_hub.model import ChangeEvent, Outgoing, version_prefix, version_suffix
 from sync_hub.settings import load
+from tests.events import change_event
 
 OTHERS = """
 sources: {erp: {type: postgres, dsn: "postgresql://u@127.0.0.1:1/x", tables: [public.t]}}
@@ -35,7 +36,7 @@ def called(config: Path, *arguments: str) -> list[Any]:
 def event(table: str, number: int) -> ChangeEvent:
     deleted = number % 5 == 4
     row = {"id": number, "name": f"name {number}"}
-    return ChangeEvent(
+    return change_event(
         source="erp",
         schema="public",
         table=table,

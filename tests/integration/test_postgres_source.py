@@ -48,7 +48,8 @@ def test_changes_come_in_commit_order_with_whole_rows(any_dsn: str, any_db: Data
     assert events[-1].before == {"id": 1}
     versions = [event.version for event in events]
     assert versions == sorted(set(versions))
-    assert {(e.source, e.schema, e.table, e.connector) for e in events} == {("erp", "public", "t", "postgresql")}
+    blocks = [event.source for event in events]
+    assert {(b.name, b.schema, b.table, b.connector) for b in blocks} == {("erp", "public", "t", "postgresql")}
     orders = [(e.transaction.total_order, e.transaction.table_order) for e in events if e.transaction]
     assert orders == [(1, 1), (1, 1), (2, 2), (1, 1), (2, 2), (1, 1)]
 
@@ -59,8 +60,8 @@ def test_commit_time_and_database_are_the_servers(source_dsn: str, db: Database,
     db.execute("insert into t values (1)")
     event = log.settle()[0]
     seconds, database = db.execute("select extract(epoch from now()), current_database()").fetchall()[0]
-    assert abs(float(seconds) - event.committed_at / 1e6) < 5
-    assert event.database == database
+    assert abs(float(seconds) - event.source.committed_at / 1e6) < 5
+    assert event.source.database == database
 
 
 def test_a_changed_key_is_two_whole_events(any_dsn: str, any_db: Database, capture: Capture) -> None:
@@ -114,7 +115,7 @@ def test_truncate_is_one_event_a_table_without_key(any_dsn: str, any_db: Databas
     any_db.execute("insert into a values (1)")
     any_db.execute("truncate a cascade")
     _, one, other = log.settle()
-    assert {(e.table, e.operation, e.key, e.after) for e in (one, other)} == {
+    assert {(e.source.table, e.operation, e.key, e.after) for e in (one, other)} == {
         ("a", "truncate", None, None),
         ("b", "truncate", None, None),
     }
@@ -154,7 +155,7 @@ def test_partitions_come_under_the_name_of_their_root(any_dsn: str, any_db: Data
     any_db.execute("insert into t values (1, 'a')")
     any_db.execute("update t set id = 11")
     events = log.settle()
-    assert [(e.table, e.operation, e.key) for e in events] == [
+    assert [(e.source.table, e.operation, e.key) for e in events] == [
         ("t", "create", {"id": 1}),
         ("t", "delete", {"id": 1}),
         ("t", "create", {"id": 11}),
@@ -176,7 +177,7 @@ def test_origin_of_replicated_transactions_is_carried(source_dsn: str, db: Datab
     db.execute("insert into t values (2)")
     events = log.settle()
     db.execute("select pg_replication_origin_drop(%s)", (origin,))
-    assert [event.origin for event in events] == [origin, ""]
+    assert [event.source.origin for event in events] == [origin, ""]
 
 
 def test_excluded_columns_leave_the_database_in_no_form(source_dsn: str, db: Database, capture: Capture) -> None:
@@ -251,7 +252,7 @@ def test_table_is_named_exactly_whatever_signs_its_name_has(
     assert [finding for finding in log.source.check() if finding.severity == "error"] == []
     db.execute("insert into axb values (1); insert into a values (1)")
     db.execute(psycopg.sql.SQL("insert into {} values (1, 'canary')").format(psycopg.sql.Identifier(name)))
-    assert [(event.table, event.after) for event in log.settle()] == [(name, {"id": 1})]
+    assert [(event.source.table, event.after) for event in log.settle()] == [(name, {"id": 1})]
     assert list(log.source.read_rows(f"public.{name}")) == [{"id": 1}]
 
 

@@ -90,7 +90,7 @@ def test_what_was_not_acknowledged_comes_again_byte_for_byte(any_dsn: str, any_d
     again = capture(any_dsn, "t", "other", position=start)
     second = again.settle()
     assert Encoder().encode(second) == Encoder().encode(first)
-    assert len({event.version for event in first if event.table == "t"}) == 4
+    assert len({event.version for event in first if event.source.table == "t"}) == 4
 
 
 @pytest.mark.usefixtures("table")
@@ -103,7 +103,7 @@ def test_another_configuration_gives_the_same_versions(any_dsn: str, any_db: Dat
         any_db.execute("insert into t values (1, 'a')")
         any_db.execute("insert into other values (2)")
         any_db.execute("insert into t values (2, 'a')")
-    versions = [event.version for event in log.settle() if event.table == "t"]
+    versions = [event.version for event in log.settle() if event.source.table == "t"]
     log.source.close()
     again = capture(any_dsn, tables={"t": {"exclude": ["name"]}}, position=start)
     assert [event.version for event in again.settle()] == versions
@@ -413,7 +413,7 @@ def test_table_added_later_joins_the_publication(any_dsn: str, any_db: Database,
     any_db.execute("create table later (id int primary key)")
     again = capture(any_dsn, "t", "later", position=position)
     any_db.execute("insert into later values (1)")
-    assert [event.table for event in again.settle()] == ["later"]
+    assert [event.source.table for event in again.settle()] == ["later"]
 
 
 @pytest.mark.usefixtures("table")

@@ -61,14 +61,14 @@ def test_chunk_comes_with_its_mark_and_version(log: Collector, any_db: Database)
     log.settle()
     rows = [event for event in log.events if event.operation == "read"]
     assert [event.after for event in rows] == [{"id": number, "name": "old"} for number in range(1, 11)]
-    assert {(event.snapshot, event.pipelines, event.transaction) for event in rows} == {(True, ("p",), None)}
+    assert {(event.source.snapshot, event.pipelines, event.transaction) for event in rows} == {(True, ("p",), None)}
     (done,) = log.chunks
     assert (done.run, done.table, done.number, done.rows, done.last_key) == ("run", "public.t", 1, 10, None)
     created = next(event for event in log.events if event.operation == "create")
     versions = [event.version for event in rows]
     assert versions == sorted(set(versions))
     assert max(versions) < created.version
-    assert rows[0].lsn < created.lsn
+    assert rows[0].source.lsn < created.source.lsn
 
 
 def test_chunks_follow_one_another_by_key(log: Collector) -> None:

@@ -190,7 +190,7 @@ def test_table_added_to_the_publication_beside_the_captured_ones_changes_nothing
     log = capture(any_dsn, "t")
     any_db.execute(f"alter publication {PUBLICATION} add table other")
     any_db.execute("insert into other values (1); insert into t values (1)")
-    assert [event.table for event in log.settle()] == ["t"]
+    assert [event.source.table for event in log.settle()] == ["t"]
     log = opened_again(log, capture, any_dsn, "t")
     any_db.execute("insert into t values (2)")
     assert [event.key for event in log.settle()] == [{"id": 2}]

@@ -33,6 +33,7 @@ from sync_hub.runtime.batch import (
     select,
     superseded,
 )
+from tests.events import change_event, decoded_as
 
 
 def version(number: int) -> str:
@@ -51,7 +52,7 @@ def event(number: int, **changes: Any) -> ChangeEvent:
         "version": version(number),
         "committed_at": 1,
     }
-    return ChangeEvent(**values | changes)
+    return change_event(**values | changes)
 
 
 def offset(partition: int = 0, next_offset: int = 0, last_version: str = "", barrier: str = "") -> Offset:
@@ -63,7 +64,7 @@ def record(partition: int, offset: int) -> Record:
 
 
 def stream(*events: ChangeEvent | Rejected | None, start: int = 0, partition: int = 0) -> list[Decoded]:
-    return [Decoded(record(partition, start + index), one) for index, one in enumerate(events)]
+    return [decoded_as(record(partition, start + index), one) for index, one in enumerate(events)]
 
 
 def item(partition: int, offset: int, event: ChangeEvent) -> Item:
@@ -178,7 +179,7 @@ def test_halves_applied_one_after_the_other_end_where_the_whole_ends(shape: list
     records: dict[int, list[Decoded]] = {}
     for number, (partition, tombstone) in enumerate(shape):
         run = records.setdefault(partition, [])
-        run.append(Decoded(record(partition, len(run)), None if tombstone else event(number)))
+        run.append(decoded_as(record(partition, len(run)), None if tombstone else event(number)))
     work = select("p", {partition: offset(partition) for partition in records}, records)
     first, second = halves(work)
     assert first.items + second.items == work.items

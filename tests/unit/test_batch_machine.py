@@ -17,7 +17,8 @@ from msgspec.structs import replace
 
 from sync_hub.errors import Rejected
 from sync_hub.model import ChangeEvent, Offset, Record, version_prefix, version_suffix
-from sync_hub.runtime.batch import Decoded, Work, halves, past_barrier, rebased, select
+from sync_hub.runtime.batch import Decoded, Unreadable, Work, halves, past_barrier, rebased, select
+from tests.events import change_event, decoded_as
 
 PARTITIONS = 3
 KEYS = 5
@@ -52,7 +53,7 @@ def content(commit: Commit) -> ChangeEvent | Rejected | None:
     if commit.kind in ("tombstone", "unreadable"):
         return UNREADABLE if commit.kind == "unreadable" else None
     emptied = commit.kind == "truncate"
-    return ChangeEvent(
+    return change_event(
         source="erp",
         schema="public",
         table="t",
@@ -123,7 +124,7 @@ class Deliveries(RuleBasedStateMachine):
     def _append(self, partition: int, commits: list[Commit]) -> None:
         log = self.topic[partition]
         for commit in commits:
-            log.append(Decoded(Record("t", partition, len(log), b"k", b"v", None, 0), content(commit)))
+            log.append(decoded_as(Record("t", partition, len(log), b"k", b"v", None, 0), content(commit)))
 
     # The workers
 
@@ -272,7 +273,7 @@ class Deliveries(RuleBasedStateMachine):
         self._until(lambda: all(row.next_offset == len(self.topic[p]) for p, row in self.target.items()))
         for key in range(KEYS):
             assert self.applied[key] == self._truth(key)
-        bad = {(p, one.offset) for p, log in self.topic.items() for one in log if one.event is UNREADABLE}
+        bad = {(p, one.record.offset) for p, log in self.topic.items() for one in log if isinstance(one, Unreadable)}
         assert self.parked == bad
 
     def _until(self, settled: Callable[[], bool]) -> None:

@@ -13,12 +13,13 @@ import pytest
 
 from sync_hub import settings as configuration
 from sync_hub.errors import Unavailable
-from sync_hub.model import ChangeEvent, Column, Heartbeat, Outgoing, SourceBatch, Table, TopicInfo
+from sync_hub.model import Column, Heartbeat, Outgoing, SourceBatch, Table, TopicInfo
 from sync_hub.runtime import capture
 from sync_hub.runtime.capture import Capture, Session
 from sync_hub.runtime.control import Control
 from sync_hub.runtime.retry import Backoff
 from sync_hub.state import State
+from tests.events import change_event
 
 CONFIG = """
 hub: {{name: t, state: "sqlite:///{folder}/state.db"}}
@@ -27,7 +28,7 @@ sources: {{erp: {{type: postgres, dsn: "host=nowhere", tables: [public.t]}}}}
 targets: {{wh: {{type: sqlite, path: {folder}/wh.db}}}}
 mappings: [{folder}]
 """
-EVENT = ChangeEvent(
+EVENT = change_event(
     source="erp", schema="public", table="t", operation="create", key={"id": 1}, before=None, after={"id": 1},
     version="0001-0001", committed_at=0,
 )  # fmt: skip

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sync_hub.envelope import Encoder, decode
 from sync_hub.errors import Rejected
 from sync_hub.model import ChangeEvent, Outgoing, Record, Transaction, version_prefix, version_suffix
+from tests.events import change_event, with_source
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=10)
@@ -28,7 +29,7 @@ def events(draw: st.DrawFn) -> ChangeEvent:
     values = st.recursive(st.none() | st.booleans() | TEXT | finite, lambda inner: st.lists(inner, max_size=3))
     rows = st.none() | st.dictionaries(NAMES, values | st.integers(-(2**63), 2**63 - 1), max_size=6)
     lsn = draw(st.integers(0, 2**63 - 1))
-    return ChangeEvent(
+    return change_event(
         source=draw(TEXT),
         schema=draw(TEXT),
         table=draw(TEXT),
@@ -68,7 +69,7 @@ def test_every_event_comes_back_as_it_was(event: ChangeEvent) -> None:
 
 @given(st.lists(events(), min_size=2, max_size=4))
 def test_events_of_one_call_do_not_mix(several: list[ChangeEvent]) -> None:
-    same_source = [msgspec.structs.replace(e, source="erp", database="db", connector="c") for e in several]
+    same_source = [with_source(e, name="erp", database="db", connector="c") for e in several]
     together = Encoder().encode(same_source)
     assert together == [Encoder().encode([event])[0] for event in same_source]
     assert [decode(received(record)) for record in together] == same_source
@@ -123,8 +124,10 @@ def refused_or_event(record: Record) -> None:
     assert isinstance(event, ChangeEvent)
     assert all(isinstance(names, tuple) for names in (event.unchanged, event.fetched, event.pipelines))
     assert all(isinstance(name, str) for name in event.unchanged + event.fetched + event.pipelines)
-    assert all(isinstance(text, str) for text in (event.source, event.schema, event.table, event.version))
-    assert isinstance(event.committed_at, int)
+    assert all(
+        isinstance(text, str) for text in (event.source.name, event.source.schema, event.source.table, event.version)
+    )
+    assert isinstance(event.source.committed_at, int)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +159,7 @@ def test_tombstone_is_no_event() -> None:
 
 
 def test_key_columns_may_be_called_schema_and_payload() -> None:
-    event = ChangeEvent(
+    event = change_event(
         source="erp",
         schema="",
         table="t",
@@ -173,7 +176,7 @@ def test_key_columns_may_be_called_schema_and_payload() -> None:
 
 
 def test_without_anything_to_say_there_are_no_headers() -> None:
-    event = ChangeEvent(
+    event = change_event(
         source="s",
         schema="p",
         table="t",

@@ -89,13 +89,13 @@ def test_schema_block_makes_no_difference() -> None:
 
 def test_facts_of_the_source() -> None:
     for event in filter(None, CUSTOMERS):
-        assert (event.source, event.schema, event.table) == ("plain", "public", "customers")
-        assert (event.database, event.connector) == ("postgres", "postgresql")
+        assert (event.source.name, event.source.schema, event.source.table) == ("plain", "public", "customers")
+        assert (event.source.database, event.source.connector) == ("postgres", "postgresql")
         assert event.version == "", "it is not ours, so it has no version of ours"
-        assert 1_700_000_000_000_000 < event.committed_at < 4_000_000_000_000_000
-        assert event.correlation_id == event.actor == event.traceparent == event.origin == ""
+        assert 1_700_000_000_000_000 < event.source.committed_at < 4_000_000_000_000_000
+        assert event.correlation_id == event.actor == event.traceparent == event.source.origin == ""
     inserted = customer(2)
-    assert inserted.lsn > 0
+    assert inserted.source.lsn > 0
     assert inserted.transaction is not None
     assert (inserted.transaction.total_order, inserted.transaction.table_order) == (1, 1)
 
@@ -104,7 +104,7 @@ def test_facts_of_the_source() -> None:
     ("index", "snapshot"), [(0, True), (1, True), (2, False), (11, True)], ids=["first", "last", "false", "incremental"]
 )
 def test_every_kind_of_snapshot_is_recognised(index: int, snapshot: bool) -> None:
-    assert customer(index).snapshot is snapshot
+    assert customer(index).source.snapshot is snapshot
 
 
 def test_values_come_as_debezium_has_them() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from sync_hub.envelope import Encoder, decode
 from sync_hub.model import ChangeEvent, Outgoing, Record, Transaction, version_prefix, version_suffix
+from tests.events import change_event
 
 FOLDER = Path(__file__).parents[1] / "data" / "golden"
 LSN = 0x16B374D848
@@ -46,7 +47,7 @@ def event(**changes: Any) -> ChangeEvent:
         "lsn": LSN,
         "connector": "postgresql",
     }
-    return ChangeEvent(**(common | changes))
+    return change_event(**(common | changes))
 
 
 PARTIAL = {name: value for name, value in ROW.items() if name != "notes"}

@@ -14,10 +14,11 @@ from sync_hub.errors import Fatal, Rejected
 from sync_hub.mapping.apply import Mapped
 from sync_hub.model import ChangeEvent, Offset, Parked, Record, RowChange, version_prefix, version_suffix
 from sync_hub.runtime import parking
-from sync_hub.runtime.batch import Decoded, Item, Work, halves, rebased, select, superseded
+from sync_hub.runtime.batch import Item, Work, halves, rebased, select, superseded
 from sync_hub.runtime.parked_limits import Share, refuse_too_many
 from sync_hub.runtime.parked_log import ParkedLog
 from sync_hub.settings import Limits, ParkedLimit, ParkedShare, Retry
+from tests.events import change_event, decoded_as
 
 NOW = 1000.0
 RETRY = Retry(first=5, factor=2, max=60, attempts=4)
@@ -57,7 +58,7 @@ def event(number: int, key: int, value: int | None, **changes: Any) -> ChangeEve
         "version": version_prefix(1, 7) + version_suffix(number),
         "committed_at": 1,
     }
-    return ChangeEvent(**values | changes)
+    return change_event(**values | changes)
 
 
 def partial(number: int, key: int) -> ChangeEvent:
@@ -68,7 +69,7 @@ def partial(number: int, key: int) -> ChangeEvent:
 def work_of(*events: ChangeEvent | Rejected, seq: int = 0, start: int = 0) -> Work:
     """One poll of partition 0."""
     records = [
-        Decoded(Record("t", 0, start + at, b'{"id":9}', b"{}", [("h", b"\xff")], 0), one)
+        decoded_as(Record("t", 0, start + at, b'{"id":9}', b"{}", [("h", b"\xff")], 0), one)
         for at, one in enumerate(events)
     ]
     return select("p", {0: Offset("p", "t", 0, "id", start, "", "hash", seq)}, {0: records})

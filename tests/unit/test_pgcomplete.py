@@ -8,6 +8,7 @@ from connectors.sources.pgcomplete import Completion, Fetched, Incomplete, Row
 from connectors.sources.pgrows import key_identity
 from connectors.sources.pgsnapshot import Visible, parse_snapshot
 from sync_hub.model import ChangeEvent, Operation, Transaction
+from tests.events import change_event
 
 PART_BYTES = 100
 WIDE = "x" * 40
@@ -16,7 +17,7 @@ SEES_NOT_7 = parse_snapshot("7:100:7")
 
 
 def event(number: int, *, xid: int, operation: Operation = "update") -> ChangeEvent:
-    return ChangeEvent(
+    return change_event(
         source="erp",
         schema="public",
         table="t",

@@ -12,7 +12,7 @@ import pytest
 
 from sync_hub.envelope import Encoder, topic_name
 from sync_hub.errors import OffsetsMoved
-from sync_hub.model import ChangeEvent, Column, Operation, Outgoing, Table, TopicPartition
+from sync_hub.model import Column, Operation, Outgoing, Table, TopicPartition
 from sync_hub.runtime.control import Control
 from sync_hub.runtime.deliver import Deliver
 from sync_hub.runtime.pipelines import register
@@ -21,6 +21,7 @@ from sync_hub.runtime.session import Session
 from sync_hub.runtime.waiting import Key
 from sync_hub.settings import load
 from sync_hub.state import State
+from tests.events import change_event
 
 CONFIG = """
 hub: {name: acme, state: "sqlite:///state.db"}
@@ -77,7 +78,7 @@ class Target:
         for place, id_ in enumerate(ids or (None,), 1):
             self.count += 1
             values: dict[str, Any] = {"key": {"id": id_}, "after": {"id": id_, "note": operation}} if id_ else {}
-            event = ChangeEvent(
+            event = change_event(
                 **{
                     "source": "erp", "schema": "public", "table": "t", "operation": operation, "key": None,
                     "before": None, "after": None, "version": f"{1:012x}-{lsn:016x}-{place:010x}00",

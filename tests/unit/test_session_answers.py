@@ -18,6 +18,7 @@ from sync_hub.runtime.pipelines import Delivery
 from sync_hub.runtime.session import Session
 from sync_hub.state import Pipeline, State
 from sync_hub.state_verifications import Probe
+from tests.events import change_event
 from tests.unit.test_capture_proof import CONFIG
 
 TOPIC = "erp.public.t"
@@ -29,7 +30,7 @@ def offset(next_offset: int) -> Offset:
 
 
 def item(number: int) -> Item:
-    event = ChangeEvent(
+    event = change_event(
         source="erp", schema="public", table="t", operation="read", key={"id": number}, before=None,
         after={"id": number}, version=f"v{number}", committed_at=0, check=RUN,
     )  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 from sync_hub.mapping.apply import CompiledMapping, compile_mapping
 from sync_hub.mapping.loader import Bundle
 from sync_hub.model import ChangeEvent, Column, Table, version_prefix, version_suffix
+from tests.events import change_event
 
 HEAD = "mapping: m\nfrom: {source: erp, table: public.items}\nto: {target: crm, table: item_view}\n"
 
@@ -51,7 +52,7 @@ def change(operation: str, after: dict[str, Any] | None = None, **more: Any) -> 
     key = more.pop("key", {"id": after["id"]} if after and "id" in after else None)
     version = more.pop("version", version_prefix(1, 7) + version_suffix(1))
     settings: dict[str, Any] = {"committed_at": 1_700_000_000_500_000, "before": None} | more
-    return ChangeEvent(
+    return change_event(
         source="erp",
         schema="public",
         table="items",
