@@ -35,7 +35,7 @@ class Backoff(Struct):
 
     first_seconds: float = 0.2
     factor: float = 2.0
-    max_seconds: float = 5.0
+    max_seconds: float = 3.0
     """What waits is green ten seconds after its stall is over: the wait, beginning again and writing fit into these."""
     attempt: int = 0
 
