@@ -170,6 +170,9 @@ class ConfluentClient:
         wanted = {ck.TopicPartition(topic, partition): moment for partition in range(partitions)}
         futures = self._open().list_offsets(wanted, request_timeout=self._timeout)
         found = {place.partition: self._result(topic, future).offset for place, future in futures.items()}
+        for partition, offset in found.items():
+            if offset < 0:  # librdkafka 2.16: an answer that is lost on its way is no error, and leaves no offset
+                raise common.unreachable(f"offsets of {topic}/{partition}", "the connection was lost meanwhile")
         return dict(sorted(found.items()))
 
     def producer(self, limits: ProducerLimits) -> ConfluentProducer:

@@ -39,9 +39,14 @@ class ConfluentConsumer:
         messages = [] if first is None else [first]
         if first is not None and max_records > 1:
             messages += asking("reading", lambda: self._consumer.consume(max_records - 1, 0))
-        messages = [message for message in messages if not _is_notice(message)]
+        records = []
+        for message in messages:
+            if message.error() is None:
+                records.append(_record(message))
+            else:
+                _refuse_bad(message)
         if self._assigned is None:
-            return [_record(message) for message in messages], None
+            return records, None
         assigned, self._assigned = self._assigned, None
         if not self._leave_first:
             return [], assigned
@@ -61,14 +66,11 @@ class ConfluentConsumer:
         self._consumer.close()
 
 
-def _is_notice(message: Any) -> bool:
-    """Whether this is no record but news of the library; raises when the news is bad."""
+def _refuse_bad(message: Any) -> None:
+    """Raise what an error that comes in the place of a record says, unless it passes by itself."""
     error = message.error()
-    if error is None:
-        return False
     if error.code() not in PASSING:
         raise_error(f"{message.topic()}/{message.partition()}@{message.offset()}", error)
-    return True
 
 
 def _record(message: Any) -> Record:

@@ -48,8 +48,8 @@ class KafkaSubscription:
             if assigned is not None:
                 self._assign(assigned)
             elif records:
-                for record in records:
-                    self._places[TopicPartition(record.topic, record.partition)] = record.offset + 1
+                newest = {(record.topic, record.partition): record.offset for record in records}
+                self._places |= {TopicPartition(*place): offset + 1 for place, offset in newest.items()}
                 return records
             if time.monotonic() >= end:
                 return []

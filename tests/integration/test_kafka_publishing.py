@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import confluent_kafka
@@ -20,8 +23,11 @@ from sync_hub.errors import Fatal, PublishingBroken, Unavailable
 from sync_hub.model import Outgoing, Record, TopicPartition
 from sync_hub.testing.broker import assert_dense, from_start, keyed, read
 from tests.servers.kafka import Kafka
+from tests.servers.proxy import Proxy
 
 CLIENTS = ["kafka-python", "confluent"]
+LIST_OFFSETS = b"\0\2"
+"""What follows the length of a request of Kafka's API 2."""
 Make = Callable[..., KafkaBroker]
 T = TypeVar("T")
 
@@ -149,6 +155,15 @@ def outage(outages: dict[str, Outage], client: str) -> Outage:
     return outages[client]
 
 
+@contextmanager
+def killed(server: Kafka) -> Iterator[None]:
+    """The server is killed afterwards: clients that reach it no more would hold up its end."""
+    try:
+        yield
+    finally:
+        server.stop(signal.SIGKILL)
+
+
 def lower_the_limit(address: str, topic: str) -> None:
     """The administrator makes the topic's limit smaller behind our back."""
     with closing(kafka.KafkaAdminClient(bootstrap_servers=address)) as admin:
@@ -270,6 +285,25 @@ def test_cluster_that_does_not_answer_is_unavailable_soon(make: Make, client: st
         assert time.monotonic() - started < 6
     assert [(finding.code, finding.severity) for finding in broker.check()] == [("broker_unreachable", "error")]
     broker.close()
+
+
+@pytest.mark.parametrize("client", ["confluent"], indirect=True)
+def test_offsets_whose_answer_is_lost_are_no_offsets(make: Make, tmp_path: Path, topic: str) -> None:
+    asking = threading.Event()
+    proxy = Proxy(cut_after=lambda request: asking.is_set() and request[4:6] == LIST_OFFSETS)
+    server = Kafka(tmp_path, advertised=proxy.port)
+    proxy.target = server.port
+    server.start()
+    with closing(proxy), killed(server):
+        broker = make(server.address, timeout_seconds=3)
+        broker.create_topics([topic])
+        broker.publish([Outgoing(topic, None, b"1", None, 0)])
+        assert broker.flush(30)
+        assert broker.end_offsets(topic) == {0: 1, 1: 0}
+        asking.set()
+        with pytest.raises(Unavailable):
+            broker.end_offsets(topic)
+        assert proxy.was_cut.is_set()
 
 
 def test_changed_partition_count_stops_the_publisher(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from typing import Literal
 
 Mode = Literal["pass", "hold", "black_hole", "refuse"]
@@ -13,9 +14,12 @@ on with `pass`, as after a network that came back. `refuse`: connections end at 
 
 
 class Proxy:
-    """Passes every connection to `127.0.0.1:target`; `port` is where it listens. Change `mode` at any time."""
+    """Passes every connection to `127.0.0.1:target`; `port` is where it listens. Change `mode` at any time.
 
-    def __init__(self, target: int = 0, *, cut_after: bytes = b"") -> None:
+    Once a request for which `cut_after` says so has gone through, no answer comes on any connection.
+    """
+
+    def __init__(self, target: int = 0, *, cut_after: Callable[[bytes], bool] = lambda _: False) -> None:
         self.target = target
         self.was_cut = threading.Event()
         self._cut_after = cut_after
@@ -87,7 +91,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := client.recv(65536):
                 self._wait({"black_hole"})
-                if self._cut_after and self._cut_after in data:
+                if self._cut_after(data):
                     self.was_cut.set()
                 server.sendall(data)
                 if self.was_cut.is_set():
