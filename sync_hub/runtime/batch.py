@@ -96,8 +96,13 @@ class Work(Struct, frozen=True):
     named: int = 0
 
 
-def decoded(records: Iterable[Record]) -> dict[TopicPartition, list[Decoded]]:
-    """Decode each record once, whichever pipelines read it; per partition in offset order."""
+def decoded(
+    records: Iterable[Record], keys: Mapping[str, Sequence[str]] | None = None
+) -> dict[TopicPartition, list[Decoded]]:
+    """Decode each record once, whichever pipelines read it; per partition in offset order.
+
+    `keys`, by topic, are the columns that tell whose event it is where a record has no key.
+    """
     partitions: dict[TopicPartition, list[Decoded]] = {}
     topic, partition, run = "", -1, []
     for record in records:
@@ -106,11 +111,30 @@ def decoded(records: Iterable[Record]) -> dict[TopicPartition, list[Decoded]]:
             run = partitions.setdefault(TopicPartition(topic, partition), [])
         try:
             event = decode(record)
+            if event is not None and event.key is None and keys is not None:
+                event = keyed(event, keys.get(record.topic, ()))
         except Rejected as error:
             run.append(Unreadable(record, error))
         else:
             run.append(Tombstone(record) if event is None else Item(record, event))
     return partitions
+
+
+def keyed(event: ChangeEvent, columns: Sequence[str]) -> ChangeEvent:
+    """An event with the key of its row, where its record has none: else it is taken for one of any other row's.
+
+    Raises `Rejected` where the row does not tell.
+    """
+    if event.key is not None or event.operation == "truncate":
+        return event
+    row = event.after or event.before or {}
+    if not columns or not all(row.get(name) is not None for name in columns):
+        raise Rejected(
+            "key_incomplete",
+            f"{event.source.schema}.{event.source.table}: the record has no key, and its row lacks a column of it",
+            hint="have the topic's records written with the key of their table",
+        )
+    return replace(event, key={name: row[name] for name in columns})
 
 
 def stages(partitions: Mapping[TopicPartition, Sequence[Decoded]]) -> list[dict[TopicPartition, list[Decoded]]]:
@@ -177,8 +201,7 @@ def select(pipeline: str, offsets: dict[int, Offset], partitions: Mapping[int, S
 def _newest_versions(items: Iterable[Item]) -> dict[int, str]:
     newest: dict[int, str] = {}
     for item in items:
-        if item.event.version > newest.get(item.partition, ""):
-            newest[item.partition] = item.event.version
+        newest[item.partition] = max(newest.get(item.partition, ""), item.event.version)
     return newest
 
 
@@ -255,7 +278,7 @@ def coalesce(changes: Iterable[RowChange]) -> list[list[RowChange]]:
         try:
             level = depth.get(key, 0)
         except TypeError:
-            key = _hashable(key)
+            key = hashable(key)
             level = depth.get(key, 0)
         previous = layers[level].get(key) if level else first.get(key)
         if previous is None:
@@ -272,9 +295,11 @@ def coalesce(changes: Iterable[RowChange]) -> list[list[RowChange]]:
     return [list(layer.values()) for layer in layers if layer]
 
 
-def _hashable(value: Any) -> Any:
-    """A key as something to find it by: arrays travel as lists."""
-    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
+def hashable(value: Any) -> Any:
+    """A key as something to find it by: arrays travel as lists, and what others wrote may hold objects."""
+    if isinstance(value, dict):
+        return tuple((name, hashable(part)) for name, part in value.items())
+    return tuple(map(hashable, value)) if isinstance(value, list | tuple) else value
 
 
 def _merged(previous: RowChange, change: RowChange) -> RowChange | None:

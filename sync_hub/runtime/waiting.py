@@ -14,7 +14,7 @@ from sync_hub.errors import Conflict, Fatal, Rejected
 from sync_hub.model import ChangeEvent, Parked, RowChange
 from sync_hub.ports import Sink
 from sync_hub.runtime import parking
-from sync_hub.runtime.batch import Work
+from sync_hub.runtime.batch import Work, hashable
 from sync_hub.runtime.conflicts import Moves, Values, concerned, key_values, refused_by_others, texts, wanted
 from sync_hub.runtime.pipelines import Delivery
 
@@ -127,7 +127,7 @@ def held_up(sink: Sink, one: Delivery, changes: Sequence[RowChange], conflict: C
 
     Asks what the rows have now. Of several changes of a row the last one counts.
     """
-    places = sorted({change.key: place for place, change in enumerate(changes)}.values())
+    places = sorted({hashable(change.key): place for place, change in enumerate(changes)}.values())
     chosen = [changes[place] for place in places]
     mapping, table, columns = one.mapping, one.mapping.spec.target_table, conflict.columns
     wants = key_values(conflict, mapping, chosen)

@@ -150,3 +150,22 @@ def test_unique_values_that_all_move_on_are_solved_beside_children_that_never_ge
     wait_until(lambda: query(numbered.target, HELD) == [(0,)], "the orphans have parents", 60)
     numbered.settle()
     assert all(part["state"] == "running" for part in numbered.health()["pipelines"].values())
+
+
+def test_unique_values_of_rows_whose_keys_are_arrays_move_on(tmp_path: Path, source_dsn: str, target_dsn: str) -> None:
+    rows = "insert into parents select array[n], 'c' || n from generate_series(1, 9) n"
+    execute(source_dsn, "create table parents (id int[] primary key, code text)", rows)
+    execute(target_dsn, "create table parent_view (id int[] primary key, code text unique deferrable)")
+    mapping = MAPPINGS.partition("---")[0]
+    lab = Lab(tmp_path, "arrays", source_dsn, target_dsn, mapping, tables="public.parents")
+    try:
+        lab.start()
+        lab.until([(9,)], "select count(*) from parent_view")
+        execute(source_dsn, "insert into parents values (array[20], 'c1'), (array[21], 'free')")
+        lab.until([("{21}",)], "select id::text from parent_view where code = 'free'")
+        execute(source_dsn, "update parents set code = 'c0' where id = array[1]")
+        lab.until([("{20}",)], "select id::text from parent_view where code = 'c1'")
+        assert query(target_dsn, HELD) == [(0,)]
+        lab.settle()
+    finally:
+        lab.close()

@@ -253,3 +253,17 @@ def test_work_goes_on_upon_offsets_that_parking_has_raised() -> None:
     again = rebased(work, {0: raised})
     assert again.before == {0: raised}
     assert again.ends == {0: msgspec.structs.replace(work.ends[0], parked_seq=4)}
+
+
+def test_events_without_a_version_are_split_as_any_others() -> None:
+    """Topics that Debezium wrote have none."""
+    work = select("p", {0: offset()}, {0: stream(*[event(number, version="") for number in range(1, 5)])})
+    first, second = halves(work)
+    assert [len(half.items) for half in (first, second)] == [2, 2]
+    assert (first.ends[0].next_offset, first.ends[0].last_version) == (first.items[-1].offset + 1, "")
+
+
+def test_keys_that_cannot_be_compared_by_hash_are_found_again() -> None:
+    keys: list[Any] = [[1, [2]], {"scale": 0, "value": "BQ=="}, 5]
+    changes = [RowChange("upsert", (key,), (place,)) for place in (0, 1) for key in keys]
+    assert [[change.values for change in layer] for layer in coalesce(changes)] == [[(1,), (1,), (1,)]]
