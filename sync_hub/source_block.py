@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
@@ -29,6 +30,12 @@ class _Block(Struct, gc=False):
     syncVersion: str = ""
 
 
+_EARLIEST, _LATEST = (
+    (moment.replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    for moment in (datetime.min, datetime.max)
+)
+"""What may be a time, in microseconds since 1970: others write what they like."""
+
 _decode = msgspec.json.Decoder(_Block).decode
 
 
@@ -36,11 +43,14 @@ def read_source(block: bytes) -> tuple[SourceInfo, str]:
     """What a block says, and the version in it: empty where Debezium wrote it. Raises what bad JSON causes."""
     found = _decode(block)
     schema = found.schema or ""
+    committed_at = found.ts_us if found.ts_us is not None else (found.ts_ms or 0) * 1000
+    if not _EARLIEST <= committed_at <= _LATEST:
+        raise ValueError("its `ts_ms` is no time")
     info = SourceInfo(
         name=found.name,
         schema=schema if found.syncVersion else schema or found.db or "",
         table=found.table,
-        committed_at=found.ts_us if found.ts_us is not None else (found.ts_ms or 0) * 1000,
+        committed_at=committed_at,
         snapshot=str(found.snapshot or "false").lower() != "false",
         database=found.db or "",
         lsn=found.lsn or 0,

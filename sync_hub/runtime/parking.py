@@ -53,7 +53,7 @@ class Held:
 
     def due(self, now: float) -> list[list[Parked]]:
         """Keys whose oldest record is to be tried again now, each with all that is held for it."""
-        return [rows for rows in self._keys.values() if rows[0].next_at is not None and rows[0].next_at <= now]
+        return [rows for rows in self._keys.values() if is_due(rows[0], now)]
 
     def waiting(self) -> list[list[Parked]]:
         """Keys whose oldest record another row may solve, each with all that is held for it."""
@@ -64,7 +64,7 @@ class Held:
         for row in rows:
             known = self.of(row.key)
             others = [one for one in known if (one.partition, one.seq) != (row.partition, row.seq)]
-            left = sorted([*others, row] if row.is_open else others, key=lambda one: (one.partition, one.seq))
+            left = sorted([*others, row] if row.is_open else others, key=order)
             self._counts.subtract(one.state for one in known)
             self._counts.update(one.state for one in left)
             if left:
@@ -108,10 +108,10 @@ def planned(
         if index in errors:
             if item.place not in outdated:
                 parking.park(item.record, key, item.event, about(item.event, errors[index]))
-        elif item.event.unchanged and parking.holds(key):
+        elif item.event.unchanged and parking.holds(key, item.record):
             parking.park(item.record, key, item.event, _behind(item.event))
         else:
-            parking.close(key)
+            parking.close(key, item.record)
             taken.append(item.event)
     return Planned(mapping.apply(taken).changes, parking.rows())
 
@@ -120,7 +120,7 @@ class _Parking:
     """Changes of parked records that come with one work."""
 
     def __init__(self, held: Held, work: Work, retry: Retry, now: float) -> None:
-        self._before = held
+        self._known = held
         self._offsets = work.before
         self._looked_up: set[str] = set()
         self._held = Held()
@@ -129,17 +129,18 @@ class _Parking:
         self._now = now
         self._rows: dict[tuple[int, int], Parked] = {}
 
-    def holds(self, key: str) -> bool:
-        return bool(self._of(key))
+    def holds(self, key: str, record: Record) -> bool:
+        """Whether a record has to wait behind another one."""
+        return bool(self._before(key, record))
 
-    def close(self, key: str) -> None:
-        """Something newer and whole takes the place of what is held."""
-        self._store([closed(one, "superseded", self._now) for one in self._of(key)])
+    def close(self, key: str, record: Record) -> None:
+        """A record that is whole takes the place of what is held of before it."""
+        self._store([closed(one, "superseded", self._now) for one in self._before(key, record)])
 
     def park(self, record: Record, key: str, event: ChangeEvent | None, error: Rejected) -> None:
         """Hold a record; a whole one stands for all that was held for its key."""
         if event is not None and not event.unchanged:
-            self.close(key)
+            self.close(key, record)
         if any((one.partition, one.offset) == (record.partition, record.offset) for one in self._of(key)):
             return  # it was parked before a crash
         seq = self._seqs[record.partition]
@@ -175,11 +176,15 @@ class _Parking:
         """All that changed."""
         return list(self._rows.values())
 
+    def _before(self, key: str, record: Record) -> list[Parked]:
+        """What is held for a key, but for what came behind the record: of a work, the unreadable are parked first."""
+        return [one for one in self._of(key) if one.partition != record.partition or one.offset < record.offset]
+
     def _of(self, key: str) -> list[Parked]:
         """What is held for a key with this work's changes; only keys that are asked for are taken over."""
         if key not in self._looked_up:
             self._looked_up.add(key)
-            self._held.store(self._before.of(key))
+            self._held.store(self._known.of(key))
         return self._held.of(key)
 
     def _store(self, rows: Sequence[Parked]) -> None:
@@ -194,6 +199,16 @@ def with_seqs(pairs: dict[int, tuple[Offset, Offset]], parked: Sequence[Parked])
         newest = max(row.seq for row in parked if row.partition == partition)
         pairs[partition] = before, replace(after, parked_seq=max(before.parked_seq, newest) + 1)
     return pairs
+
+
+def order(row: Parked) -> tuple[int, int]:
+    """By what records of a key are applied one after the other: their places in the topic."""
+    return (row.partition, row.offset)
+
+
+def is_due(row: Parked, now: float) -> bool:
+    """Whether it is to be tried again now. One that was tried after now was so by a clock that was wrong."""
+    return row.next_at is not None and (row.next_at <= now or row.last_at > now)
 
 
 def closed(row: Parked, state: ParkedState, now: float, reason: str = "") -> Parked:

@@ -13,6 +13,7 @@ from sync_hub.failpoints import failpoint
 from sync_hub.model import ChangeEvent, Offset, Parked
 from sync_hub.ports import Sink
 from sync_hub.runtime import parking
+from sync_hub.runtime.batch import keyed
 from sync_hub.runtime.lag import applied_offsets, passed
 from sync_hub.runtime.pipelines import Delivery
 from sync_hub.runtime.waiting import NOTHING, Events, Key, Plan, Waiting, about, applying
@@ -89,7 +90,7 @@ class Replay:
         outcome = self._waiting.solve(*self._read(keys), started + SOLVE_SECONDS)
         self._tell(outcome.applied)
         now = time.time()
-        self._again([(key, error) for key, error in outcome.refused if _is_due(key, now)])
+        self._again([(key, error) for key, error in outcome.refused if parking.is_due(key.rows[0], now)])
         self._look_at = max(self._look_at, time.monotonic() + 2 * (time.monotonic() - started))
         return outcome.unknown
 
@@ -187,10 +188,11 @@ class Replay:
             mine = [key for key in keys if key.one is one]
             places = {(row.partition, row.seq): key.name for key in mine for row in key.rows}
             said: dict[tuple[str, str], list[ChangeEvent] | Rejected] = {key.name: [] for key in mine}
-            for row in self._sink.find_parked([one.name], records=True, seqs=sorted({seq for _, seq in places})):
+            rows = self._sink.find_parked([one.name], records=True, seqs=sorted({seq for _, seq in places}))
+            for row in sorted(rows, key=parking.order):  # clocks may say otherwise
                 name = places.pop((row.partition, row.seq), None)
                 if name is not None:
-                    said[name] = _with(said[name], row)
+                    said[name] = _with(said[name], row, one.mapping.source_table.key)
             if places:
                 self._missing(one, set(places))
             else:
@@ -233,23 +235,19 @@ def within(keys: Iterable[Key]) -> Iterator[Key]:
             return
 
 
-def _with(said: list[ChangeEvent] | Rejected, row: Parked) -> list[ChangeEvent] | Rejected:
+def _with(said: list[ChangeEvent] | Rejected, row: Parked, columns: Sequence[str]) -> list[ChangeEvent] | Rejected:
     """What was read of a key so far, with what this record says."""
     if isinstance(said, Rejected):
         return said
     try:
         event = decode(parking.record(row))
+        return said if event is None else [*said, keyed(event, columns)]
     except Rejected as error:
         return error
-    return said if event is None else [*said, event]
 
 
 def _waits(key: Key) -> bool:
     return key.rows[0].code in parking.WAITING_FOR_ROWS
-
-
-def _is_due(key: Key, now: float) -> bool:
-    return key.rows[0].next_at is not None and key.rows[0].next_at <= now
 
 
 def _lost(pipeline: str, partition: int, seq: int) -> Fatal:

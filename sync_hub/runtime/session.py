@@ -105,7 +105,7 @@ class Session:
         records = self._subscription.poll(POLL_SECONDS, POLL_RECORDS)
         if records:
             failpoint("after_poll")
-            partitions = decoded(records)
+            partitions = decoded(records, {one.topic: one.mapping.source_table.key for one in self.active()})
             self._refuse_holes(partitions)
             self._apply(partitions)
         for one in self.deliveries.values():

@@ -153,6 +153,16 @@ def test_what_is_no_envelope_is_rejected(value: bytes) -> None:
         decode(Record("t", 0, 0, b'{"id":1}', value, None, 0))
 
 
+@pytest.mark.parametrize(
+    "moment", ['"ts_ms":1000000000000000', '"ts_us":-1000000000000000000', '"ts_ms":9000000000000000000']
+)
+def test_what_is_no_time_is_no_event(moment: str) -> None:
+    """A mapping that uses `_committed_at` could not be applied to it, nor to anything else."""
+    value = f'{{"after":{{"id":1}},"op":"c","source":{{"name":"erp","table":"t",{moment}}}}}'
+    with pytest.raises(Rejected, match="is no time"):
+        decode(Record("t", 0, 0, b'{"id":1}', value.encode(), None, 0))
+
+
 def test_tombstone_is_no_event() -> None:
     assert decode(Record("t", 0, 0, b'{"id":1}', None, None, 0)) is None
     assert decode(Record("t", 0, 0, b'{"id":1}', b'{"schema":null,"payload":null}', None, 0)) is None

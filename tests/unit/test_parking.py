@@ -140,6 +140,21 @@ def test_a_rejected_whole_event_closes_what_was_held_before_it() -> None:
     assert held.count("parked") == 1
 
 
+def test_an_unreadable_record_is_not_over_because_of_what_came_before_it() -> None:
+    bad = Rejected("not_an_envelope", "no")
+    found = plan(parking.Held(), work_of(event(1, 9, 2), bad))
+    assert [(row.offset, row.state) for row in found.parked] == [(1, "parked")]
+    assert [change.values for change in found.changes] == [(2,)]
+    found = plan(parking.Held(), work_of(event(1, 9, 3), bad))
+    assert sorted((row.offset, row.state) for row in found.parked) == [(0, "parked"), (1, "parked")]
+    assert [row.offset for row in parking.Held(found.parked).of('{"id":9}')] == [0, 1]
+    found = plan(parking.Held(), work_of(partial(1, 9), bad))
+    assert [row.offset for row in found.parked] == [1]
+    assert [change.key for change in found.changes] == [(9,)]
+    found = plan(parking.Held(), work_of(bad, event(1, 9, 2)))
+    assert [(row.offset, row.state) for row in found.parked] == [(0, "superseded")]
+
+
 def test_unreadable_records_are_parked_once() -> None:
     unreadable = work_of(Rejected("not_an_envelope", "no"), event(1, 1, 2))
     found = plan(parking.Held(), unreadable)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,9 @@ to: {target: crm, table: v, create: true}
 key: [id]
 copy: all
 """
-TABLE = Table("public", "t", (Column("id", "bigint", nullable=False), Column("note", "text")), key=("id",))
+TABLE = Table(
+    "public", "t", (Column("id", "bigint", nullable=False), Column("note", "text"), Column("more", "text")), key=("id",)
+)
 TOPIC = topic_name("erp", "public.t")
 
 
@@ -72,18 +75,20 @@ class Target:
         session.subscribe("g", member, 2)
         return session
 
-    def publish(self, operation: Operation, *ids: int) -> None:
-        """One transaction; a TRUNCATE goes to every partition."""
+    def publish(self, operation: Operation, *ids: int, **changes: Any) -> None:
+        """One transaction; a TRUNCATE goes to every partition. `changes`: how its events differ."""
         events, lsn = [], self.count + 1
         for place, id_ in enumerate(ids or (None,), 1):
             self.count += 1
-            values: dict[str, Any] = {"key": {"id": id_}, "after": {"id": id_, "note": operation}} if id_ else {}
+            values: dict[str, Any] = {}
+            if id_:
+                values = {"key": {"id": id_}, "after": {"id": id_, "note": operation, "more": operation}}
             event = change_event(
                 **{
                     "source": "erp", "schema": "public", "table": "t", "operation": operation, "key": None,
                     "before": None, "after": None, "version": f"{1:012x}-{lsn:016x}-{place:010x}00",
                     "committed_at": 1_800_000_000_000_000, "connector": "postgresql",
-                } | values
+                } | values | changes
             )  # fmt: skip
             events.append(event)
         records = self.encoder.encode(events)
@@ -165,6 +170,26 @@ def test_retries_go_on_although_each_attempt_takes_longer_than_a_turn_has(
     target.refuse(2)
     target.turns(20)
     assert (target.ids(), list(target.parked())) == (list(range(2, 13)), [1])
+
+
+def test_a_clock_that_is_set_back_holds_up_no_retry_and_changes_no_order(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is parked afterwards looks older than what it waits for, and that one is due in an hour only."""
+    monkeypatch.setattr("sync_hub.runtime.replay.LOOK_SECONDS", 0.0)
+    target.refuse(2)
+    target.publish("create", 1)
+    target.turns(1)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() - 3600)
+    target.publish("update", 1, after={"id": 1, "more": "newer"}, unchanged=("note",))
+    target.turns(1)
+    worker = next(one for one in target.workers if one.deliveries["m"].held)
+    assert [row.code for row in worker.deliveries["m"].held.all()] == ["constraint_violated", "parked_behind"]
+    target.refuse(0)
+    target.turns(3)
+    with sqlite3.connect(target.folder / "crm.db") as connection:
+        assert connection.execute("select id, note, more from v").fetchall() == [(1, "create", "newer")]
 
 
 def test_large_records_are_read_again_a_few_at_a_time(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
