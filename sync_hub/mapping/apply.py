@@ -274,11 +274,24 @@ class CompiledMapping:
             except KeyError:
                 if condition.reads <= row.keys():
                     raise
+                if not event.version:
+                    raise self._half_a_row(event) from None
                 return None
             if included is not True:
                 return self._removal(event)
+        if event.operation in {"create", "read"} and not event.version:
+            raise self._half_a_row(event)
         key = self._event_key(event)
         return RowChange("update", key, self._spelled(self._partial(self.fields, row), key))
+
+    def _half_a_row(self, event: ChangeEvent) -> Rejected:
+        """Of ours, the row that lacks columns was gone when they were read, and its delete follows; not of others."""
+        lacking = ", ".join(sorted(self.reads.intersection(event.unchanged)))
+        return Rejected(
+            "row_incomplete",
+            f"mapping {self.spec.name}: the row came without {lacking}, which its source's log left out",
+            hint="change the column at the source; under REPLICA IDENTITY FULL its log leaves nothing out",
+        )
 
     def _partial(self, fields: Sequence[Field], row: Row) -> Values:
         return tuple(self._value_or_absent(field, row) for field in fields)

@@ -117,6 +117,24 @@ def test_records_without_a_key_are_told_apart_by_their_rows(lab: Parks) -> None:
     assert [(row.code, row.key[0]) for row in lab.parked("orders")] == [("key_incomplete", "@")] * 2
 
 
+def test_a_row_that_moves_to_another_key_without_all_its_columns_is_not_lost_in_silence(lab: Parks) -> None:
+    """Debezium reads nothing again: the new row lacks what the log left out, and there is no row to put it on."""
+    publish(
+        lab,
+        (key(1), written("c", 1, "1", "long")),
+        (key(1), written("d", 1)),
+        (key(1), None),
+        (key(2), written("c", 2, "1", UNAVAILABLE)),
+        (key(3), written("c", 3, "3", "three")),
+    )
+    lab.until([(3, 3, "three")], GOOD)
+    (row,) = lab.holds("orders", {"id": 2})
+    assert (row.code, row.state) == ("row_incomplete", "parked")
+    publish(lab, (key(2), written("u", 2, "2", "long")))
+    lab.until([(2, 2, "long"), (3, 3, "three")], GOOD)
+    lab.holds("orders")
+
+
 def test_what_is_no_event_of_a_row_is_parked_and_the_worker_goes_on(lab: Parks) -> None:
     scaled = {"scale": 0, "value": "BQ=="}  # as Debezium writes a numeric key with decimal.handling.mode=precise
     pids = lab.pids()

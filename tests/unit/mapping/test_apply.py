@@ -54,6 +54,20 @@ def test_an_unchanged_column_that_nobody_reads_leaves_the_row_whole() -> None:
     assert found.kind == "upsert"
 
 
+@pytest.mark.parametrize(
+    ("operation", "where"), [("create", "price > 1"), ("read", "price > 1"), ("update", "name > 'a'")]
+)
+def test_a_row_that_others_wrote_without_what_is_needed_is_rejected(operation: str, where: str) -> None:
+    """Of ours such a row is gone, and its delete follows."""
+    mapping, row = compiled(f"{BASE}where: {where}\n"), {"id": 7, "price": "2.00"}
+    ours = mapping.apply([change(operation, row, unchanged=("name",))])
+    assert (ours.rejected, [found.kind for found in ours.changes]) == ([], ["update"] * (operation != "update"))
+    theirs = mapping.apply([change(operation, row, unchanged=("name",), version="")])
+    assert [(error.code, error.message) for _, error in theirs.rejected] == [
+        ("row_incomplete", "mapping m: the row came without name, which its source's log left out")
+    ]
+
+
 def test_a_branch_never_taken_needs_no_column() -> None:
     mapping = compiled("key: [id]\nfields:\n  id: id\n  x: case when active then name else 'none' end\n")
     assert only(mapping, change("update", {"id": 1, "active": False})).values == (1, "none")
