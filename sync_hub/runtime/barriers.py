@@ -88,7 +88,7 @@ class Barriers:
 
         What was parked before is older than the barrier, and closed with it.
         """
-        rows = [row for row in self._sink.load_offsets([one.name]) if row.topic == one.topic]
+        rows = one.own(self._sink.load_offsets([one.name]))
         pairs = past_barrier(rows, version)
         if pairs:
             held = [row for row in self._sink.find_parked([one.name]) if row.partition in pairs]

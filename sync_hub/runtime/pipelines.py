@@ -251,7 +251,7 @@ class Delivery:
             failpoint("after_start_offsets")
             rows = sink.load_offsets([self.name])
         copied = copy_row(rows)
-        rows = [row for row in rows if row.topic == self.topic]
+        rows = self.own(rows)
         self._prove(rows)
         self._prove_bounds(rows, broker)
         if self._person_looked:
@@ -276,15 +276,18 @@ class Delivery:
         way to the rows that come: one that is gone from the source has no event that would take its place.
         """
         starts, ends = broker.start_offsets(self.topic), {row.partition: row for row in self._at_end(broker)}
-        known = {row.partition: row for row in rows if row.topic == self.topic and row.partition in ends}
+        ours = {row.partition: row for row in rows if row.topic == self.topic}
+        known = {place: row for place, row in ours.items() if place in ends}
         same = known.keys() == ends.keys() and all(
             row.topic_id == self.info.id and starts[place] <= row.next_offset <= ends[place].next_offset
             for place, row in known.items()
         )
-        moved = [(row, replace(row, mapping_hash=self.mapping.hash) if same else ends[p]) for p, row in known.items()]
+        adopted = {
+            place: replace(row, mapping_hash=self.mapping.hash) if same else ends[place] for place, row in known.items()
+        }
         now = time.time()
-        given_up = [closed(row, "superseded", now) for row in sink.find_parked([self.name]) if row.partition in known]
-        pairs = with_seqs({before.partition: (before, after) for before, after in moved}, given_up)
+        given_up = [closed(row, "superseded", now) for row in sink.find_parked([self.name]) if row.partition in ours]
+        pairs = with_seqs({place: (row, adopted.get(place, row)) for place, row in ours.items()}, given_up)
         moved = [pair for pair in pairs.values() if pair[0] != pair[1]]
         if moved:
             sink.write(SinkBatch(moved, [], given_up))
@@ -300,9 +303,18 @@ class Delivery:
 
     def load(self, rows: Sequence[Offset], partitions: Sequence[int]) -> None:
         """Take the offset rows of the partitions that this worker reads."""
-        mine = [row for row in rows if row.pipeline == self.name and row.topic == self.topic]
+        mine = self.own(rows)
         self._prove(mine)
         self.offsets = {row.partition: row for row in mine if row.partition in partitions}
+
+    def own(self, rows: Sequence[Offset]) -> list[Offset]:
+        """Of a target's offset rows those of this pipeline and its topic as it is.
+
+        Partitions that only a former topic had are left over from before it was loaded again.
+        """
+        partitions, known = self.info.partitions, self.info.id
+        mine = [row for row in rows if row.pipeline == self.name and row.topic == self.topic]
+        return [row for row in mine if row.partition < partitions or row.topic_id == known]
 
     def hold(self, rows: Sequence[Parked]) -> None:
         """Take the open parked records of the partitions that this worker reads."""
@@ -335,11 +347,7 @@ class Delivery:
         return Offset(self.name, self.topic, partition, self.info.id, next_offset, "", self.mapping.hash)
 
     def _prove(self, rows: Sequence[Offset]) -> None:
-        """The offsets must belong to this topic, all its partitions, and this mapping.
-
-        Rows of partitions that only a former topic had are left over from before it was loaded again.
-        """
-        rows = [row for row in rows if row.partition < self.info.partitions or row.topic_id == self.info.id]
+        """The offsets must belong to this topic, all its partitions, and this mapping."""
         if {row.topic_id for row in rows} - {self.info.id}:
             raise Fatal(
                 "topic_recreated",

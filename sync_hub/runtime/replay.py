@@ -103,10 +103,9 @@ class Replay:
         names = [one.name for one in deliveries]
         rows, held = self._sink.load_offsets(names), self._sink.find_parked(names)
         mine = {one.name: one.offsets for one in deliveries}
-        theirs: dict[str, dict[int, Offset]] = {name: {} for name in names}
-        for row in rows:
-            if row.topic in {one.topic for one in deliveries if one.name == row.pipeline}:
-                theirs[row.pipeline][row.partition] = row
+        theirs: dict[str, dict[int, Offset]] = {}
+        for one in deliveries:
+            theirs[one.name] = {row.partition: row for row in one.own(rows)}
         if any(not offsets.items() <= theirs[name].items() for name, offsets in mine.items()):
             return  # somebody else writes for our own partitions: the next batch finds out
         for one in deliveries:

@@ -129,6 +129,26 @@ def test_a_topic_that_was_created_again_is_noticed_and_recovered(lab: Lab) -> No
     recovered(lab)
 
 
+def test_a_topic_with_fewer_partitions_than_before_leaves_nothing_behind(lab: Lab) -> None:
+    """What was parked in partitions that are gone is over, and a TRUNCATE does not wait for them."""
+    execute(lab.target, "alter table account_view add constraint good check (balance < 1e9)")
+    execute(lab.source, "insert into accounts select n, 'rich', 2e9, null, true from generate_series(9001, 9020) n")
+    held = "select count(distinct partition) from sync_hub_parked where closed_at is null"
+    lab.until([(3,)], held)
+    lab.stop()
+    for file in lab.folder.glob("log.db*"):
+        file.unlink()
+    lab.config.write_text(lab.config.read_text().replace("partitions: 3", "partitions: 1"))
+    execute(lab.source, *GAP, "delete from accounts where id > 9000")
+    lab.start()
+    lab.problem("worker_failed", f"source:{lab.name}")
+    recovered(lab)
+    assert query(lab.target, held) == [(0,)]
+    execute(lab.source, "truncate accounts", "insert into accounts values (1, 'after', 1, null, true)")
+    lab.until([(1, "AFTER")], "select account, title from account_view")
+    lab.agrees()
+
+
 def test_a_source_that_works_is_begun_anew_when_it_is_asked_for(lab: Lab) -> None:
     recovered(lab)
 
