@@ -242,7 +242,8 @@ class Session:
             expected = expectations(one.mapping, events)
             probes = self._judged(one, events, expected)
             changes = repairs(events, expected, probes)
-            mended = [event for event in events if event.repair] if changes else []
+            asked = [event for event, probe in zip(events, probes, strict=True) if probe.outcome != "parked"]
+            mended = [event for event in asked if event.repair] if changes else []
             closed = [
                 parking.closed(row, "superseded", time.time())
                 for e in mended

@@ -208,6 +208,20 @@ def test_large_records_are_read_again_a_few_at_a_time(target: Target, monkeypatc
     assert len(list(within(keys * 5))) == -(-500 // size)
 
 
+def test_a_repair_of_other_rows_leaves_what_is_parked_as_it_is(target: Target) -> None:
+    """A row that cannot be mapped either when it is asked for again is not mended."""
+    target.publish("create", *range(1, 9))
+    target.publish("update", *range(1, 5), after=None, oversize_bytes=10**9)
+    target.turns(1)
+    with sqlite3.connect(target.folder / "crm.db") as connection:
+        connection.execute("delete from v where id > 4")
+    target.publish("read", *range(5, 9), check="run.1", repair=True)
+    target.publish("read", *range(1, 5), check="run.1", repair=True, after=None, oversize_bytes=10**9)
+    target.turns(1)
+    assert target.ids() == list(range(1, 9))
+    assert sorted(target.parked()) == [1, 2, 3, 4]
+
+
 def test_a_place_that_was_passed_without_being_applied_is_noticed(target: Target) -> None:
     first, _ = target.workers
     target.publish("create", *range(1, 41))
