@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from typing import Final
 
 from sync_hub.envelope import decode, topic_name
@@ -108,21 +109,23 @@ class Replay:
             theirs[one.name] = {row.partition: row for row in one.own(rows)}
         if any(not offsets.items() <= theirs[name].items() for name, offsets in mine.items()):
             return  # somebody else writes for our own partitions: the next batch finds out
-        for one in deliveries:
+        everyone = [copy(one) for one in deliveries]  # what is told of our own partitions meanwhile stays right
+        for one in everyone:
             one.offsets = theirs[one.name]
             one.hold([row for row in held if row.pipeline == one.name and row.partition in one.offsets])
         try:
-            keys = list(within(Key(one, waiting) for one in deliveries for waiting in one.held.waiting()))
+            keys = list(within(Key(one, waiting) for one in everyone for waiting in one.held.waiting()))
             if any(row.partition not in mine[key.one.name] for key in keys for row in key.rows):
                 outcome = self._waiting_of_all.solve(*self._read(keys), time.monotonic() + SOLVE_SECONDS)
                 self._tell(outcome.applied)
         except OffsetsMoved:
             LOG.debug("another worker has written meanwhile", extra={"action": "replay"})
         finally:
-            for one in deliveries:
+            for one, tried in zip(deliveries, everyone, strict=True):
                 own = mine[one.name].keys()
-                one.offsets = {partition: offset for partition, offset in one.offsets.items() if partition in own}
-                one.hold([row for row in one.held.all() if row.partition in own])
+                one.offsets = {partition: offset for partition, offset in tried.offsets.items() if partition in own}
+                one.hold([row for row in tried.held.all() if row.partition in own])
+                one.error = tried.error
 
     def _try(self, due: Sequence[Key]) -> None:
         """Apply all that is held for these keys; where it is refused, by halves, until it is known for which.

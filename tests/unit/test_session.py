@@ -19,7 +19,7 @@ from sync_hub.runtime.deliver import Deliver
 from sync_hub.runtime.pipelines import register
 from sync_hub.runtime.replay import within
 from sync_hub.runtime.session import Session
-from sync_hub.runtime.waiting import Key
+from sync_hub.runtime.waiting import Key, Waiting
 from sync_hub.settings import load
 from sync_hub.state import State
 from tests.events import change_event
@@ -206,6 +206,36 @@ def test_large_records_are_read_again_a_few_at_a_time(target: Target, monkeypatc
     keys = [Key(target.workers[0].deliveries["m"], [row]) for row in rows]
     assert [len(list(within(keys[:count]))) for count in (0, 1, 2)] == [0, 1, 2]
     assert len(list(within(keys * 5))) == -(-500 // size)
+
+
+def test_who_solves_for_all_workers_counts_its_own_rows_meanwhile(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its figures are told at any moment, and health adds up those of all workers."""
+    with sqlite3.connect(target.folder / "crm.db") as connection:
+        connection.execute("create unique index once on v (note)")
+    target.publish("create", *range(1, 9))
+    for worker in target.workers:
+        worker._replay.leads = False
+    target.turns(1)
+    counts: list[int] = []
+    solve = Waiting.solve
+
+    def counted(self: Waiting, *arguments: Any) -> Any:
+        counts.append(sum(worker.deliveries["m"].held.count("waiting") for worker in target.workers))
+        return solve(self, *arguments)
+
+    monkeypatch.setattr(Waiting, "solve", counted)
+    replay, delivery = target.workers[0]._replay, target.workers[0].deliveries["m"]
+    before = delivery.offsets.keys(), [row.id for row in delivery.held.all()]
+    replay._lead([delivery])
+    assert counts == [7]
+    assert (delivery.offsets.keys(), [row.id for row in delivery.held.all()]) == before
+    with sqlite3.connect(target.folder / "crm.db") as connection:
+        connection.execute("drop index once")
+    replay._lead([delivery])
+    assert target.ids() == list(range(1, 9))
+    assert not delivery.held
 
 
 def test_a_repair_of_other_rows_leaves_what_is_parked_as_it_is(target: Target) -> None:
