@@ -48,8 +48,8 @@ class Held:
         return self._keys.get(key, [])
 
     def all(self) -> list[Parked]:
-        """All that is held."""
-        return [one for rows in self._keys.values() for one in rows]
+        """All that is held. The beat's thread asks, too, while the worker stores."""
+        return [one for rows in list(self._keys.values()) for one in rows]
 
     def due(self, now: float) -> list[list[Parked]]:
         """Keys whose oldest record is to be tried again now, each with all that is held for it."""

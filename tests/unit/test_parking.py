@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -153,6 +155,34 @@ def test_an_unreadable_record_is_not_over_because_of_what_came_before_it() -> No
     assert [change.key for change in found.changes] == [(9,)]
     found = plan(parking.Held(), work_of(bad, event(1, 9, 2)))
     assert [(row.offset, row.state) for row in found.parked] == [(0, "superseded")]
+
+
+def test_what_is_held_can_be_counted_while_it_changes() -> None:
+    """The beat's thread looks at any moment; one that fails would tell nothing any more."""
+    held = parking.Held(plan(parking.Held(), work_of(*(event(key, key, 3) for key in range(1, 500)))).parked)
+    some = held.all()[:100]
+    interval, ended = sys.getswitchinterval(), threading.Event()
+    errors: list[RuntimeError] = []
+
+    def count() -> None:
+        while not ended.is_set():
+            try:
+                held.all()
+            except RuntimeError as error:
+                errors.append(error)
+
+    sys.setswitchinterval(1e-5)
+    beat = threading.Thread(target=count)
+    beat.start()
+    try:
+        for _ in range(100):
+            held.store([parking.closed(row, "applied", NOW) for row in some])
+            held.store(some)
+    finally:
+        sys.setswitchinterval(interval)
+        ended.set()
+        beat.join()
+    assert errors == []
 
 
 def test_unreadable_records_are_parked_once() -> None:
