@@ -1,4 +1,4 @@
-"""Decides whether and when to try again. It does not sleep.
+"""Decides when to try again. It does not sleep.
 
 Whether an error is transient is said by its class: connectors turn their driver's errors (SQLSTATE, errno) into
 `Unavailable`, `Rejected` or `Fatal` where they arise. An unknown exception is never retried: it stops the worker.
@@ -7,27 +7,8 @@ Whether an error is transient is said by its class: connectors turn their driver
 from __future__ import annotations
 
 import random
-from typing import Literal
 
 from msgspec import Struct
-
-from sync_hub.errors import Fatal, OffsetsMoved, Rejected, Unavailable
-
-Decision = Literal["retry", "reload", "reject", "stop"]
-
-
-def decide(error: BaseException) -> Decision:
-    """What to do about an error: try again later, load offsets again at once, refuse the record, or stop the worker."""
-    match error:
-        case OffsetsMoved():
-            return "reload"
-        case Unavailable():
-            return "retry"
-        case Rejected():
-            return "reject"
-        case Fatal():
-            return "stop"
-    return "stop"
 
 
 class Backoff(Struct):
