@@ -160,6 +160,8 @@ class Beat(threading.Thread):
             action()
         except SyncHubError as error:
             self._log.warning("%s", error, extra={"action": "beat", "code": error.code})
+        except Exception:  # a worker that works must not be told of as lost, and takes requests
+            self._log.exception("a beat failed; the next one follows", extra={"action": "beat"})
 
     def _beat(self) -> None:
         control = self._control
