@@ -1,4 +1,7 @@
-"""Rows that a target refuses, in any order with those that it takes: once it takes all, the views are right."""
+"""Rows that a target refuses, in any order with those that it takes: once it takes all, the views are right.
+
+Meanwhile workers are killed, and their number changes.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ SETTINGS = """
 retry: {first: 0.3s, factor: 1, attempts: 1000}
 limits: {parked_share: {stop: 100%}}
 """
-STEPS = 400
+STEPS = 200
 
 
 def change(choose: random.Random) -> str:
@@ -91,7 +94,8 @@ def test_rows_that_are_refused_for_a_while_end_as_they_should(
     execute(source_dsn, SCHEMA)
     execute(target_dsn, *TARGET)
     lab = Parks(tmp_path, f"m{uuid.uuid4().hex[:8]}", source_dsn, target_dsn, MAPPINGS, broker=broker, workers=2)
-    lab.config.write_text(lab.config.read_text() + SETTINGS)
+    workers, config = 2, lab.config.read_text() + SETTINGS
+    lab.config.write_text(config)
     try:
         lab.start()
         lab.settle()
@@ -101,8 +105,13 @@ def test_rows_that_are_refused_for_a_while_end_as_they_should(
                     connection.execute(change(choose))
                 connection.commit()
                 if number % 100 == 50:
-                    lab.kill(f"deliver:crm:{number // 100 % 2}")
-                if number % 25 == 0:
+                    lab.kill(f"deliver:crm:{number // 100 % 2}" if workers == 2 else "deliver:crm")
+                if number % 66 == 65:
+                    workers = 3 - workers
+                    lab.stop()
+                    lab.config.write_text(config.replace("workers: 2", f"workers: {workers}"))
+                    lab.start()
+                if number % 40 == 0:
                     moment(0.4)
         execute(source_dsn, "insert into accounts values (99, 'last', -1, null, true)")
         wait_until(lambda: any(row.key == '{"id":99}' for row in lab.parked("accounts")), "the last one is held")
