@@ -128,11 +128,14 @@ class Session:
         self._looked_at = time.monotonic()
 
     def _transact(self, batch: SinkBatch) -> None:
-        """One transaction of the target; which offset rows it would have moved is remembered when nobody knows."""
+        """One transaction of the target; which offset rows it would have moved is remembered when nobody knows.
+
+        A row that it only compares, because what is behind it was applied before, will not move.
+        """
         try:
             self._sink.write(batch)
         except Unavailable:
-            self.not_taken = [before for before, _ in batch.offsets]
+            self.not_taken = [before for before, after in batch.offsets if before != after]
             raise
         self.written += 1
         self._looked_at = time.monotonic()

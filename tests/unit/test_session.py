@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from sync_hub.envelope import Encoder, topic_name
-from sync_hub.errors import OffsetsMoved
-from sync_hub.model import Column, Operation, Outgoing, Table, TopicPartition
+from sync_hub.errors import OffsetsMoved, Unavailable
+from sync_hub.model import Column, Operation, Outgoing, SinkBatch, Table, TopicPartition
 from sync_hub.runtime.control import Control
 from sync_hub.runtime.deliver import Deliver
 from sync_hub.runtime.pipelines import register
@@ -250,6 +251,25 @@ def test_a_repair_of_other_rows_leaves_what_is_parked_as_it_is(target: Target) -
     target.turns(1)
     assert target.ids() == list(range(1, 9))
     assert sorted(target.parked()) == [1, 2, 3, 4]
+
+
+def test_offset_rows_that_would_not_have_moved_are_not_waited_for(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of a work compares the rows of partitions that the half before it has come to the end of."""
+    session, _ = target.workers
+    target.publish("create", *range(1, 41))
+    session.turn()
+    (row,) = session.deliveries["m"].offsets.values()
+    other = replace(row, partition=1)
+
+    def away(_: SinkBatch) -> None:
+        raise Unavailable("connection_failed", "the target is away")
+
+    monkeypatch.setattr(session._sink, "write", away)
+    with pytest.raises(Unavailable):
+        session._transact(SinkBatch([(row, row), (other, replace(other, next_offset=other.next_offset + 1))], []))
+    assert session.not_taken == [other]
 
 
 def test_a_place_that_was_passed_without_being_applied_is_noticed(target: Target) -> None:
