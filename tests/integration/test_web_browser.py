@@ -14,6 +14,9 @@ from tests.hub_state import CONFIG, HubState
 from tests.servers.kafka import unavailable
 from tests.web_server import served, wait_until
 
+pytestmark = pytest.mark.timeout(100)
+"""A browser that does not end is no reason to wait longer."""
+
 ARGUMENTS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",

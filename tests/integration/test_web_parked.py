@@ -18,6 +18,8 @@ from tests.web_server import served, wait_until
 
 __all__ = ["browser", "watch"]
 
+pytestmark = pytest.mark.timeout(100)
+
 
 @pytest.fixture
 def hub(tmp_path: Path) -> HubState:
