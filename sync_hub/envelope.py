@@ -66,7 +66,8 @@ class Encoder:
         always = self._cloudevents
         out = []
         for event, key, change in zip(events, keys.split(b"\n"), changes.split(b"\n"), strict=False):
-            source, transaction = event.source, event.transaction.id if event.transaction is not None else ""
+            source = event.source
+            transaction = "" if event.transaction is None else event.transaction.id
             if source is not self._source or transaction != self._transaction:
                 self._source, self._transaction = source, transaction
                 self._tail = _tail(source, transaction)
@@ -200,8 +201,7 @@ def decode(record: Record) -> ChangeEvent | None:
             if payload == b"null":
                 return None
             envelope = _decode_envelope(payload)
-        key = None if record.key is None else _payload(_decode_any(record.key))
-        return _event(envelope, key, record.headers)
+        return _event(envelope, _key(record), record.headers)
     except (msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
         raise Rejected(
             "not_an_envelope",
@@ -213,11 +213,15 @@ def decode(record: Record) -> ChangeEvent | None:
 def key_of(record: Record) -> dict[str, Any] | None:
     """The key of a record; None where it has none. Raises `Rejected` for what is no key."""
     try:
-        return None if record.key is None else _payload(_decode_any(record.key))
+        return _key(record)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise Rejected(
             "not_an_envelope", f"{record.topic}/{record.partition}@{record.offset}: its key is no JSON object: {error}"
         ) from error
+
+
+def _key(record: Record) -> dict[str, Any] | None:
+    return None if record.key is None else _payload(_decode_any(record.key))
 
 
 def _payload(key: Any) -> dict[str, Any]:
