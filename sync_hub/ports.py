@@ -227,8 +227,8 @@ class Broker(Protocol):
         """
         ...
 
-    def fetch(self, partition: TopicPartition, offset: int) -> Record | None:
-        """The one record at this offset; None when it is gone or not yet there."""
+    def fetch(self, places: Mapping[TopicPartition, int]) -> dict[TopicPartition, Record]:
+        """The one record at each of these offsets, asked for together; without those that are gone or not yet there."""
         ...
 
     def start_offsets(self, topic: str) -> dict[int, int]:

@@ -18,6 +18,7 @@ from connectors.brokers.confluent_producer import ConfluentProducer
 from connectors.brokers.kafka_client import ProducerLimits, TopicFacts
 from connectors.brokers.kafka_options import KafkaOptions
 from sync_hub.errors import Unavailable
+from sync_hub.model import TopicPartition
 
 logger = logging.getLogger(__name__)
 admin_api: Any = confluent_kafka.admin
@@ -150,27 +151,30 @@ class ConfluentClient:
                 raise common.unreachable("waiting for new topics", ", ".join(names))
             time.sleep(0.02)
 
-    def offsets(self, topic: str, partitions: int, which: Literal["start", "end"]) -> dict[int, int]:
+    def offsets(self, topics: Mapping[str, int], which: Literal["start", "end"]) -> dict[TopicPartition, int]:
         """See `Client.offsets`. Looks at the metadata first: leaders known from before an outage are refused.
 
         A leader that was named does not know of it at once, least of all for a new topic: it is asked again.
         """
         end = time.monotonic() + self._timeout
         while True:
-            self._metadata(topic)
+            self._metadata(*topics if len(topics) == 1 else ())
             try:
-                return self._offsets(topic, partitions, which)
+                return self._offsets(topics, which)
             except Unavailable as error:
                 if error.code != "broker_not_ready" or time.monotonic() >= end:
                     raise
                 time.sleep(0.05)
 
-    def _offsets(self, topic: str, partitions: int, which: Literal["start", "end"]) -> dict[int, int]:
+    def _offsets(self, topics: Mapping[str, int], which: Literal["start", "end"]) -> dict[TopicPartition, int]:
         moment = admin_api.OffsetSpec.earliest() if which == "start" else admin_api.OffsetSpec.latest()
-        wanted = {ck.TopicPartition(topic, partition): moment for partition in range(partitions)}
+        wanted = {ck.TopicPartition(*place): moment for place in common.all_partitions(topics)}
         futures = self._open().list_offsets(wanted, request_timeout=self._timeout)
-        found = {place.partition: self._result(topic, future).offset for place, future in futures.items()}
-        for partition, offset in found.items():
+        found = {
+            TopicPartition(place.topic, place.partition): self._result(place.topic, future).offset
+            for place, future in futures.items()
+        }
+        for (topic, partition), offset in found.items():
             if offset < 0:  # librdkafka 2.16: an answer that is lost on its way is no error, and leaves no offset
                 raise common.unreachable(f"offsets of {topic}/{partition}", "the connection was lost meanwhile")
         return dict(sorted(found.items()))

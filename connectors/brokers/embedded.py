@@ -191,18 +191,18 @@ class EmbeddedBroker:
         """See `Broker.subscribe`. Member i of n reads the partitions p with p % n == i; `group` has no meaning here."""
         return EmbeddedSubscription(LogFile(self._options.path), topics, (member, members), on_assign)
 
-    def fetch(self, partition: TopicPartition, offset: int) -> Record | None:
+    def fetch(self, places: Mapping[TopicPartition, int]) -> dict[TopicPartition, Record]:
         """See `Broker.fetch`."""
-        low = self._topic(partition.topic).partition_ids[partition.partition] << PARTITION_SHIFT
+        lows = {place: self._topic(place.topic).partition_ids[place.partition] << PARTITION_SHIFT for place in places}
+        statement = "select id, count, data, time from batches where id between ? and ? order by id desc limit 1"
+        found: dict[TopicPartition, Record] = {}
         with sqlite.read_transaction(self._log.connection(), self._options.path) as connection:
-            row = connection.execute(
-                "select id, count, data, time from batches where id between ? and ? order by id desc limit 1",
-                (low, low | offset),
-            ).fetchone()
-        if row is None:
-            return None
-        records = decode_batch(partition.topic, partition.partition, StoredBatch(*row), offset)
-        return records[0] if records else None
+            for place, offset in places.items():
+                row = connection.execute(statement, (lows[place], lows[place] | offset)).fetchone()
+                if row is not None:
+                    for record in decode_batch(place.topic, place.partition, StoredBatch(*row), offset)[:1]:
+                        found[place] = record
+        return found
 
     def start_offsets(self, topic: str) -> dict[int, int]:
         """See `Broker.start_offsets`."""

@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 _VERIFY_SECONDS = 30.0
 _ROOM_SECONDS = 5.0
 _NOT_READY_SECONDS = 0.1
+_FETCH_SECONDS = 0.1
+_FETCH_RECORDS = 500
 _DEFAULT_RECORD_BYTES = 1_048_588
 _topic_of = operator.attrgetter("topic")
 
@@ -192,21 +194,33 @@ class KafkaBroker:
                     raise
                 time.sleep(_NOT_READY_SECONDS)
 
-    def fetch(self, partition: TopicPartition, offset: int) -> Record | None:
-        """See `Broker.fetch`."""
-        topic, number = partition
-        if not self.start_offsets(topic)[number] <= offset < self.end_offsets(topic)[number]:
-            return None
+    def fetch(self, places: Mapping[TopicPartition, int]) -> dict[TopicPartition, Record]:
+        """See `Broker.fetch`. Reading begins again without the partitions that have answered, until all have."""
+        if not places:
+            return {}
+        topics = {topic: self._topic(topic).partitions for topic, _ in places}
+        starts, ends = self._client().offsets(topics, "start"), self._client().offsets(topics, "end")
+        missing = {place: offset for place, offset in places.items() if starts[place] <= offset < ends[place]}
+        found: dict[TopicPartition, Record] = {}
+        while missing:
+            for place, record in self._first_records(missing).items():
+                if missing.pop(place, None) == record.offset:
+                    found[place] = record
+        return found
+
+    def _first_records(self, places: Mapping[TopicPartition, int]) -> dict[TopicPartition, Record]:
+        """The first record from its offset on, of the partitions that answer first."""
         if self._fetcher is None:
             self._fetcher = self._client().lone_consumer()
-        self._fetcher.start({partition: offset})
+        self._fetcher.start(places)
         end = time.monotonic() + self._options.timeout_seconds
         while time.monotonic() < end:
-            records, _ = self._fetcher.poll(0.1, 1)
-            for record in records:
-                if (record.topic, record.partition) == partition:
-                    return record if record.offset == offset else None
-        raise Unavailable("broker_unreachable", f"Kafka did not deliver {topic}/{number}@{offset}", hint="try again")
+            records, _ = self._fetcher.poll(_FETCH_SECONDS, _FETCH_RECORDS)
+            if records:
+                return {TopicPartition(record.topic, record.partition): record for record in reversed(records)}
+        (topic, number), offset = next(iter(places.items()))
+        where = f"{topic}/{number}@{offset}"
+        raise Unavailable("broker_unreachable", f"Kafka did not deliver {where}", hint="try again")
 
     def start_offsets(self, topic: str) -> dict[int, int]:
         """See `Broker.start_offsets`."""
@@ -217,7 +231,8 @@ class KafkaBroker:
         return self._offsets(topic, "end")
 
     def _offsets(self, topic: str, which: Literal["start", "end"]) -> dict[int, int]:
-        return self._client().offsets(topic, self._topic(topic).partitions, which)
+        found = self._client().offsets({topic: self._topic(topic).partitions}, which)
+        return {place.partition: offset for place, offset in found.items()}
 
     def retain(self, lowest: Mapping[TopicPartition, int], keep_seconds: float) -> None:
         """See `Broker.retain`. Does nothing: `retention.ms` of the topic decides."""

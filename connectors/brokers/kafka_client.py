@@ -104,8 +104,8 @@ class Client(Protocol):
         """Create topics and wait until they can be written; one that exists already is left as it is."""
         ...
 
-    def offsets(self, topic: str, partitions: int, which: Literal["start", "end"]) -> dict[int, int]:
-        """First offset, or offset after the last, of each partition."""
+    def offsets(self, topics: Mapping[str, int], which: Literal["start", "end"]) -> dict[TopicPartition, int]:
+        """First offset, or offset after the last, of all partitions of these topics, of which each has so many."""
         ...
 
     def producer(self, limits: ProducerLimits) -> Producer:
@@ -127,6 +127,11 @@ class Client(Protocol):
     def close(self) -> None:
         """Let go of connections. Safe to call twice."""
         ...
+
+
+def all_partitions(topics: Mapping[str, int]) -> list[TopicPartition]:
+    """The partitions of topics of which each has so many."""
+    return [TopicPartition(topic, partition) for topic, count in topics.items() for partition in range(count)]
 
 
 def unreachable(what: str, error: object) -> Unavailable:

@@ -17,6 +17,7 @@ from connectors.brokers.kafka_options import KafkaOptions
 from connectors.brokers.kafka_python_consumer import KafkaPythonConsumer
 from connectors.brokers.kafka_python_errors import asking, connecting, raise_error
 from connectors.brokers.kafka_python_producer import KafkaPythonProducer
+from sync_hub.model import TopicPartition
 
 _FOREVER_MILLISECONDS = 2**31 - 1
 
@@ -116,13 +117,13 @@ class KafkaPythonClient:
         timeout = int(self._options.timeout_seconds * 1000)
         asking("waiting for new topics", lambda: admin.wait_for_topics(list(names), timeout_ms=timeout))
 
-    def offsets(self, topic: str, partitions: int, which: Literal["start", "end"]) -> dict[int, int]:
+    def offsets(self, topics: Mapping[str, int], which: Literal["start", "end"]) -> dict[TopicPartition, int]:
         """See `Client.offsets`."""
         admin = self._open()
         moment = -2 if which == "start" else -1
-        wanted = {kafka.TopicPartition(topic, partition): moment for partition in range(partitions)}
-        found = asking(topic, lambda: admin.list_partition_offsets(wanted))
-        return {place.partition: found[place].offset for place in sorted(found)}
+        wanted = {kafka.TopicPartition(*place): moment for place in common.all_partitions(topics)}
+        found = asking(", ".join(topics), lambda: admin.list_partition_offsets(wanted))
+        return {TopicPartition(*place): found[place].offset for place in sorted(found)}
 
     def producer(self, limits: ProducerLimits) -> KafkaPythonProducer:
         """See `Client.producer`."""

@@ -106,7 +106,8 @@ class Barriers:
         return {TopicPartition(one.topic, partition) for partition in stood if not one.offsets[partition].barrier}
 
     def _event(self, row: Offset) -> ChangeEvent | None:
-        record = self._broker.fetch(TopicPartition(row.topic, row.partition), row.next_offset)
+        place = TopicPartition(row.topic, row.partition)
+        record = self._broker.fetch({place: row.next_offset}).get(place)
         return decode(record) if record else None
 
 

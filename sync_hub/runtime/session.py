@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence, Set
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Final
 
 from msgspec.structs import replace
@@ -165,10 +165,9 @@ class Session:
             try:
                 one.load(rows, sorted(mine))
                 one.hold([row for row in held if row.pipeline == one.name and row.partition in mine])
-                for partition in mine:
-                    self._prove_record(one, one.offsets[partition])
             except (Fatal, Rejected) as error:
                 self._fail(one, error)
+        self._prove_records(self.active())
         for place in kept:
             self._seek(place)
         starts = {partition: self._start(partition) for partition in partitions}
@@ -204,23 +203,34 @@ class Session:
         needed = [one.offsets[partition].next_offset for one in self.active() if one.topic == topic]
         return min(needed) if needed else self._broker.end_offsets(topic)[partition]
 
-    def _prove_record(self, one: Delivery, offset: Offset) -> None:
-        """The record before the offset, if it is still there, must not be newer than what was applied last."""
-        if not offset.last_version:
-            return
-        record = self._broker.fetch(TopicPartition(offset.topic, offset.partition), offset.next_offset - 1)
+    def _prove_records(self, deliveries: Sequence[Delivery]) -> None:
+        """The record before each offset, if it is still there, must not be newer than what was applied last."""
+        rows = [(one, row) for one in deliveries for row in one.offsets.values() if row.last_version]
         try:
-            event = decode(record) if record else None
-        except Rejected:
-            return  # it is parked, and proves nothing
-        if event is not None and event.version > offset.last_version:
-            raise Fatal(
-                "offset_unproven",
-                f"pipeline {one.name}: record {offset.next_offset - 1} of {offset.topic}/{offset.partition} is not the "
-                "one that was applied last",
-                hint="the topic's content was replaced",
-                command=f"sync-hub recover {one.pipeline.source}",
-            )
+            versions = self._versions({_record_before(row) for _, row in rows})
+        except Fatal as error:
+            if len(deliveries) == 1:
+                self._fail(deliveries[0], error)
+            else:  # it is about one of their topics
+                for one in deliveries:
+                    self._prove_records([one])
+            return
+        for one, row in rows:
+            if one.error is None and versions.get(_record_before(row), "") > row.last_version:
+                self._fail(one, _unproven(one, row))
+
+    def _versions(self, places: Set[tuple[TopicPartition, int]]) -> dict[tuple[TopicPartition, int], str]:
+        """The versions of the events at these places; without what is gone, or cannot be read: it proves nothing."""
+        versions = {}
+        left = set(places)
+        while left:
+            asked = dict(left)  # of each partition one offset
+            left.difference_update(asked.items())
+            for place, record in self._broker.fetch(asked).items():
+                with suppress(Rejected):
+                    event = decode(record)
+                    versions[place, asked[place]] = event.version if event else ""
+        return versions
 
     def _apply(self, partitions: dict[TopicPartition, list[Decoded]]) -> None:
         for number, stage in enumerate(stages(partitions)):
@@ -383,6 +393,20 @@ class Session:
         one.error = error
         LOG.error("pipeline %s stopped: %s", one.name, error, extra={"action": "stop_pipeline", "code": error.code})
         self._control.changed.set()
+
+
+def _record_before(row: Offset) -> tuple[TopicPartition, int]:
+    return TopicPartition(row.topic, row.partition), row.next_offset - 1
+
+
+def _unproven(one: Delivery, row: Offset) -> Fatal:
+    return Fatal(
+        "offset_unproven",
+        f"pipeline {one.name}: record {row.next_offset - 1} of {row.topic}/{row.partition} is not the one that was "
+        "applied last",
+        hint="the topic's content was replaced",
+        command=f"sync-hub recover {one.pipeline.source}",
+    )
 
 
 def moved(plan: Plan) -> dict[int, tuple[Offset, Offset]]:

@@ -344,14 +344,26 @@ class BrokerContract(ABC):
         assert broker.flush(DEADLINE_SECONDS)
         place = TopicPartition(topic, 0)
         for offset in (19, 0, 7):
-            record = broker.fetch(place, offset)
-            assert record is not None
+            record = broker.fetch({place: offset})[place]
             assert (record.topic, record.partition, record.offset) == (topic, 0, offset)
             assert (record.key, record.value, record.headers) == (b"k", b"%d" % offset, [("h", b"%d" % offset)])
-        assert broker.fetch(place, 20) is None
-        assert broker.fetch(TopicPartition(topic, 1), 0) is None
+        assert broker.fetch({place: 20}) == {}
+        assert broker.fetch({TopicPartition(topic, 1): 0}) == {}
+        assert broker.fetch({}) == {}
         forget(place, 20)
-        assert broker.fetch(place, 7) is None
+        assert broker.fetch({place: 7}) == {}
+
+    def test_fetch_gives_one_record_of_each_partition(self, broker: Broker, topic: str) -> None:
+        partitions = range(broker.topics()[topic].partitions)
+        many = [Outgoing(topic, b"k", b"%d/%d" % (p, i) + bytes(1000), None, p) for p in partitions for i in range(300)]
+        broker.publish(many)
+        assert broker.flush(DEADLINE_SECONDS)
+        places = {TopicPartition(topic, partition): 290 * (partition % 2) + partition for partition in partitions}
+        found = broker.fetch({**places, TopicPartition(topic, 0): 300})
+        assert {place: record.offset for place, record in found.items()} == {
+            place: offset for place, offset in places.items() if place.partition
+        }
+        assert all(record.value == b"%d/%d" % (p, record.offset) + bytes(1000) for (_, p), record in found.items())
 
     def test_empty_topic(self, broker: Broker, topic: str, subscribe: Callable[..., Subscription]) -> None:
         count = broker.topics()[topic].partitions

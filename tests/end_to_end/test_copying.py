@@ -65,9 +65,9 @@ class Copies(Loads):
                 starts, ends = broker.start_offsets(topic), broker.end_offsets(topic)
                 for partition in range(info.partitions):
                     for offset in range(starts[partition], ends[partition]):
-                        record = broker.fetch(TopicPartition(topic, partition), offset)
-                        event = decode(record) if record is not None else None
-                        count += event is not None and event.operation == "read"
+                        for record in broker.fetch({TopicPartition(topic, partition): offset}).values():
+                            event = decode(record)
+                            count += event is not None and event.operation == "read"
         finally:
             broker.close()
         return count

@@ -92,8 +92,8 @@ class Parks(Loads):
         try:
             starts, ends = broker.start_offsets(topic), broker.end_offsets(topic)
             places = [(partition, at) for partition, end in ends.items() for at in range(starts[partition], end)]
-            found = [broker.fetch(TopicPartition(topic, partition), at) for partition, at in places]
-            return [record for record in found if record is not None]
+            found = [broker.fetch({TopicPartition(topic, partition): at}) for partition, at in places]
+            return [record for records in found for record in records.values()]
         finally:
             broker.close()
 

@@ -223,9 +223,8 @@ class TestRetention:
         broker.retain({FIRST: 12}, keep_seconds=-1)
         assert broker.start_offsets(TOPIC)[0] == 10
         assert broker.end_offsets(TOPIC)[0] == 20
-        record = broker.fetch(FIRST, 10)
-        assert record is not None
-        assert broker.fetch(FIRST, 9) is None
+        assert [record.offset for record in broker.fetch({FIRST: 10}).values()] == [10]
+        assert broker.fetch({FIRST: 9}) == {}
 
     def test_keeps_what_is_young(self, broker: EmbeddedBroker) -> None:
         broker.publish(batch(5))
@@ -246,9 +245,7 @@ class TestRetention:
         again = connect()
         again.publish(batch(1, "new"))
         assert again.start_offsets(TOPIC)[0] == 5
-        record = again.fetch(FIRST, 5)
-        assert record is not None
-        assert record.value == b"new0"
+        assert [record.value for record in again.fetch({FIRST: 5}).values()] == [b"new0"]
 
     def test_many_batches_go_in_several_steps(self, broker: EmbeddedBroker) -> None:
         broker.publish(batch(1))
@@ -275,7 +272,7 @@ def test_no_read_transaction_outlives_a_poll(broker: EmbeddedBroker, path: Path)
         broker.publish(batch(10, str(number)))
     subscription = broker.subscribe([TOPIC], "g", on_assign=from_start)
     assert len(subscription.poll(1, 15)) == 15
-    assert broker.fetch(FIRST, 3)
+    assert broker.fetch({FIRST: 3})
     with sqlite3.connect(path, timeout=0) as other:
         blocked, frames, copied = other.execute("pragma wal_checkpoint(truncate)").fetchone()
     other.close()
