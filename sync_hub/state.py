@@ -239,6 +239,12 @@ class State:
         with self._store.transaction(write=False) as connection:
             return _pipelines(connection)
 
+    def phase(self, name: str) -> str:
+        """The phase of one pipeline; empty where there is none of this name."""
+        one = stored.pipelines.c
+        with self._store.transaction(write=False) as connection:
+            return connection.execute(sa.select(one.phase).where(one.name == name)).scalar() or ""
+
     def apply(self, steps: Sequence[Step]) -> list[str]:
         """Carry a plan out: all steps, or none where pipelines are not what it rests on; returns the names of these."""
         with self._store.transaction(write=True) as connection:

@@ -53,7 +53,7 @@ class Touched(Protocol):
 
 
 class EventAssembler:
-    """Makes the events of one source. `events` and `incomplete` are what came since `take`."""
+    """Makes the events of one source. `events`, `incomplete` and `tables_met` are what came since `take`."""
 
     def __init__(self, source: str, database: str, epoch: int, watcher: Touched) -> None:
         self._source = source
@@ -69,6 +69,7 @@ class EventAssembler:
         self._context: dict[str, str] | None = None
         self._origin = ""
         self._infos: dict[TableEvents, SourceInfo] = {}
+        self.tables_met: set[TableEvents] = set()
 
     def begin(self, message: Begin) -> None:
         """A transaction starts."""
@@ -90,7 +91,7 @@ class EventAssembler:
     def take(self) -> tuple[list[ChangeEvent], list[Incomplete]]:
         """Hand over what was made so far."""
         taken = self.events, self.incomplete
-        self.events, self.incomplete = [], []
+        self.events, self.incomplete, self.tables_met = [], [], set()
         self._cut = self.transaction is not None
         return taken
 
@@ -217,6 +218,7 @@ class EventAssembler:
         info = self._infos.get(table)
         if info is None:
             info = self._infos[table] = self._info(table)
+            self.tables_met.add(table)
         event = ChangeEvent(
             source=info,
             operation=operation,

@@ -38,6 +38,10 @@ PREFIX: Final = "sync_hub"
 BATCH_EVENTS: Final = 2_000
 BATCH_BYTES: Final = 1_000_000
 BATCH_SECONDS: Final = 0.02
+TABLES: Final = 16
+MOST_TIMES: Final = 4
+"""A batch over many tables is so many times larger: its records go to as many topics, few to each, and Kafka's work is
+one for each of its batches, whatever is in it."""
 CAUGHT_UP_MICROSECONDS: Final = 50_000
 CUT_EVENTS: Final = 10_000
 CUT_BYTES: Final = 4_000_000
@@ -188,10 +192,13 @@ class Log:
 
     def _full(self) -> bool:
         """Whether the batch ends at this commit, whatever follows."""
-        return self._moved and (
-            len(self._assembler.events) >= BATCH_EVENTS
-            or self._bytes >= BATCH_BYTES
-            or time.monotonic() >= self._batch_until
+        if not self._moved:
+            return False
+        times = min(MOST_TIMES, 1 + len(self._assembler.tables_met) // TABLES)
+        return (
+            len(self._assembler.events) >= BATCH_EVENTS * times
+            or self._bytes >= BATCH_BYTES * times
+            or time.monotonic() >= self._batch_until + BATCH_SECONDS * (times - 1)
         )
 
     def _remembering(self) -> Position:

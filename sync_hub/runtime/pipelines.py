@@ -227,7 +227,7 @@ class Delivery:
 
     def start(self, sink: Sink, broker: Broker, state: State) -> None:
         """Make sure of an offset row for every partition. A pipeline that is new starts at the topic's end."""
-        phase = _phase(state, self.name)
+        phase = state.phase(self.name)
         rows = sink.load_offsets([self.name])
         if phase == "adopting":
             rows = self._adopt(rows, sink, broker)
@@ -238,7 +238,7 @@ class Delivery:
                 hint="it was restored from a backup, or sync_hub_offsets was emptied: load the pipeline again",
                 command=f"sync-hub snapshot {self.name} --reload",
             )
-        if phase == "new" and rows and _phase(state, self.name) == "new":
+        if phase == "new" and rows and state.phase(self.name) == "new":
             raise Fatal(
                 "offsets_without_state",
                 f"pipeline {self.name} has offsets in target {self.pipeline.target}, but this hub never applied it",
@@ -259,7 +259,7 @@ class Delivery:
         to_copy = copied is not None and bool(copied.topic_id)
         state.advance_phase([self.name], COPYING if to_copy else "ready", only_from=["new", "starting"])
         state.adopted(self.pipeline)
-        self.copying = _phase(state, self.name) == COPYING
+        self.copying = state.phase(self.name) == COPYING
         if copied and to_copy and not self.copying:  # who still copies must not go on beside the events
             sink.write(SinkBatch([(copied, replace(copied, topic_id=""))], []))
 
@@ -407,10 +407,6 @@ def refuse(findings: Sequence[Finding]) -> None:
             raise ConfigError(
                 finding.code, finding.message, where=finding.path, hint=finding.hint, command=finding.command
             )
-
-
-def _phase(state: State, name: str) -> str:
-    return next((pipeline.phase for pipeline in state.pipelines() if pipeline.name == name), "")
 
 
 def by_table(pipelines: Sequence[Pipeline]) -> dict[str, list[str]]:

@@ -185,10 +185,13 @@ class Session:
 
         A pipeline at a barrier lets go of what is behind it; whoever passes the barrier goes back there.
         """
+        readers: dict[str, list[Delivery]] = {}
+        for one in self.active():
+            readers.setdefault(one.topic, []).append(one)
         for place, records in partitions.items():
             begin, self._places[place] = self._places.get(place, 0), records[-1].record.offset + 1
-            for one in self.active():
-                offset = one.offsets.get(place.partition) if one.topic == place.topic else None
+            for one in readers.get(place.topic, ()):
+                offset = one.offsets.get(place.partition)
                 if offset is not None and not offset.barrier and offset.next_offset < begin:
                     raise OffsetsMoved(
                         "offsets_moved",
@@ -241,8 +244,9 @@ class Session:
 
     def _answer_probes(self, partitions: dict[TopicPartition, list[Decoded]]) -> None:
         """Compare instead of writing; with `repair` write what differs. Pipelines not asked only move their offsets."""
+        topics = _by_topic(partitions)
         for one in self.active():
-            mine = {place.partition: records for place, records in partitions.items() if place.topic == one.topic}
+            mine = topics.get(one.topic)
             work = select(one.name, one.offsets, mine) if mine else None
             if work is not None:
                 self._answer(one, work)
@@ -291,9 +295,9 @@ class Session:
         return judge(comparer, [event.key or {} for event in events], expected, keeps=keeps)
 
     def _apply_events(self, partitions: dict[TopicPartition, list[Decoded]]) -> None:
-        plans = []
+        plans, topics = [], _by_topic(partitions)
         for one in self.active():
-            mine = {place.partition: records for place, records in partitions.items() if place.topic == one.topic}
+            mine = topics.get(one.topic)
             if mine:
                 one.arrived.add(sum(len(records) for records in mine.values()))
                 work = select(one.name, one.offsets, mine)
@@ -393,6 +397,13 @@ class Session:
         one.error = error
         LOG.error("pipeline %s stopped: %s", one.name, error, extra={"action": "stop_pipeline", "code": error.code})
         self._control.changed.set()
+
+
+def _by_topic(partitions: Mapping[TopicPartition, list[Decoded]]) -> dict[str, dict[int, list[Decoded]]]:
+    topics: dict[str, dict[int, list[Decoded]]] = {}
+    for (topic, partition), records in partitions.items():
+        topics.setdefault(topic, {})[partition] = records
+    return topics
 
 
 def _record_before(row: Offset) -> tuple[TopicPartition, int]:
