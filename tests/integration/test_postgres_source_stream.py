@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from connectors.local_postgres import LocalPostgres
+from connectors.sources.pglog import TABLES
 from sync_hub.errors import SyncHubError, Unavailable
 from sync_hub.testing.source import Collector
 from tests.integration.conftest import Capture, Database
@@ -83,6 +84,22 @@ def test_batch_ends_at_the_commit_that_fills_it(log: Collector, db: Database, mo
     monkeypatch.setattr("connectors.sources.pglog.BATCH_SECONDS", LONG_SECONDS)
     monkeypatch.setattr("connectors.sources.pglog.BATCH_EVENTS", 50)
     assert [len(log.read(LONG_SECONDS).events) for _ in range(2)] == [60, 60]
+
+
+def test_batch_over_many_tables_holds_more(
+    source_dsn: str, db: Database, capture: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"t{number:02}" for number in range(2 * TABLES)]
+    for name in names:
+        db.execute(f"create table {name} (id int primary key)")
+    log = capture(source_dsn, *names)
+    log.settle()
+    for number in range(10):
+        db.execute("; ".join(f"insert into {name} values ({number})" for name in names))
+    wait(db, 0.1)
+    monkeypatch.setattr("connectors.sources.pglog.BATCH_SECONDS", LONG_SECONDS)
+    monkeypatch.setattr("connectors.sources.pglog.BATCH_EVENTS", len(names) + 1)
+    assert [len(log.read(LONG_SECONDS).events) for _ in range(2)] == [4 * len(names)] * 2
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import pytest
 from msgspec.structs import replace
 
 from sync_hub.envelope import Encoder, topic_name
-from sync_hub.errors import OffsetsMoved, Unavailable
-from sync_hub.model import Column, Operation, Outgoing, SinkBatch, Table, TopicPartition
+from sync_hub.errors import Fatal, OffsetsMoved, Unavailable
+from sync_hub.model import Column, Operation, Outgoing, Record, SinkBatch, Table, TopicPartition
 from sync_hub.runtime.control import Control
 from sync_hub.runtime.deliver import Deliver
 from sync_hub.runtime.pipelines import register
@@ -42,6 +42,13 @@ to: {target: crm, table: v, create: true}
 key: [id]
 copy: all
 """
+MAPPING_OF_U = """
+mapping: of_u
+from: {source: erp, table: public.u}
+to: {target: crm, table: w, create: true}
+key: [id]
+copy: all
+"""
 TABLE = Table(
     "public", "t", (Column("id", "bigint", nullable=False), Column("note", "text"), Column("more", "text")), key=("id",)
 )
@@ -51,18 +58,20 @@ TOPIC = topic_name("erp", "public.t")
 class Target:
     """One target, its workers, and who publishes for it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *tables: str) -> None:
         (folder / "config").mkdir()
         (folder / "mappings").mkdir()
-        (folder / "mappings" / "m.yaml").write_text(MAPPING)
-        (folder / "config" / "hub.yaml").write_text(CONFIG)
+        others = [MAPPING_OF_U] if "u" in tables else []
+        (folder / "mappings" / "m.yaml").write_text("---".join([MAPPING, *others]))
+        config = CONFIG.replace("[public.t]", f"[{', '.join(f'public.{table}' for table in ('t', *tables))}]")
+        (folder / "config" / "hub.yaml").write_text(config)
         self.folder = folder
         self.settings = load(folder / "config" / "hub.yaml", {})
         self.state = State(self.settings.hub.state)
-        self.state.save_tables("erp", [TABLE])
+        self.state.save_tables("erp", [TABLE, *(replace(TABLE, name=table) for table in tables)])
         register(self.settings, self.state)
         self.broker = self.settings.new_broker()
-        self.broker.create_topics([TOPIC])
+        self.broker.create_topics([TOPIC, *(topic_name("erp", f"public.{table}") for table in tables)])
         self.encoder = Encoder()
         self.count = 0
         self.workers = [self.worker(member) for member in (0, 1)]
@@ -131,6 +140,34 @@ def target(tmp_path: Path) -> Iterator[Target]:
     target = Target(tmp_path)
     yield target
     target.close()
+
+
+def test_a_topic_whose_records_may_not_be_looked_at_stops_its_own_pipeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of all pipelines are asked for together; what is wrong with one of them is no fault of the others."""
+    target = Target(tmp_path, "u")
+    first = target.workers[0]
+    try:
+        target.publish("create", *range(1, 9))
+        target.publish("create", *range(1, 9), table="u")
+        target.turns(2)
+        fetch = first._broker.fetch
+
+        def refused(places: Mapping[TopicPartition, int]) -> dict[TopicPartition, Record]:
+            if any(place.topic.endswith(".u") for place in places):
+                raise Fatal("broker_not_authorized", "not for you", hint="grant it")
+            return fetch(places)
+
+        monkeypatch.setattr(first._broker, "fetch", refused)
+        first.reload()
+        errors = {one.name: one.error and one.error.code for one in first.deliveries.values()}
+        assert errors == {"m": None, "of_u": "broker_not_authorized"}
+        target.publish("create", *range(9, 17))
+        target.turns(2)
+        assert target.ids() == list(range(1, 17))
+    finally:
+        target.close()
 
 
 def test_what_came_behind_a_barrier_that_another_worker_passed_is_read_again_after_a_reload(target: Target) -> None:
