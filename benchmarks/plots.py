@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,8 +29,10 @@ def draw(compared: Sequence[Comparison], out: Path) -> list[str]:
         return []
     out.mkdir(parents=True, exist_ok=True)
     main = [one for one in compared if one.leg in LEGS and one.workload not in GROWTH[1:]]
-    latency = [one for one in compared if one.leg == "latency"]
-    growth = [one for one in compared if one.leg == "end-to-end" and one.workload in GROWTH]
+    main.sort(key=lambda one: (LEGS.index(one.leg), one.workload))
+    latency = sorted((one for one in compared if one.leg == "latency"), key=lambda one: one.workload)
+    growth = _of_common_subjects([one for one in compared if one.leg == "end-to-end" and one.workload in GROWTH])
+    growth.sort(key=lambda one: GROWTH.index(one.workload))
     names = [
         _bars(out / "throughput.png", "rows a second", RATE, main),
         _bars(out / "cpu.png", "µs of CPU a row", CPU, main),
@@ -38,6 +41,12 @@ def draw(compared: Sequence[Comparison], out: Path) -> list[str]:
         _bars(out / "growth.png", "values a second, all targets", VALUES, growth) if len(growth) > 1 else "",
     ]
     return [name for name in names if name]
+
+
+def _of_common_subjects(compared: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons with only those subjects that all of them have."""
+    common = set.intersection(*(set(one.cells) for one in compared)) if compared else set()
+    return [replace(one, cells={name: one.cells[name] for name in one.cells if name in common}) for one in compared]
 
 
 def _bars(path: Path, label: str, metric: str, compared: Sequence[Comparison]) -> str:
@@ -49,7 +58,9 @@ def _bars(path: Path, label: str, metric: str, compared: Sequence[Comparison]) -
 
     figure = Figure(figsize=(max(6, 1.7 * len(compared)), 4.5), layout="constrained")
     axes = figure.subplots()
-    subjects = [name for name in SUBJECTS if any(name in one.cells for one in compared)]
+    subjects = [
+        name for name in SUBJECTS if any(name in one.cells and one.cells[name].values.get(metric) for one in compared)
+    ]
     for place, one in enumerate(compared):
         shown = [cell for cell in one.cells.values() if cell.values.get(metric)]
         for number, cell in enumerate(shown):
