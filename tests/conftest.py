@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,6 +17,12 @@ from tests.servers.kafka import SharedKafka
 from tests.servers.postgres import database, running
 
 REPEATED_LINES = 40
+
+
+def pytest_configure() -> None:
+    """Take interrupts, and have those who are started take them: a shell has its background jobs ignore them."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

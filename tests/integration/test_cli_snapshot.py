@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from connectors.local_postgres import LocalPostgres
@@ -144,7 +145,9 @@ def test_a_loading_is_paused_resumed_and_cancelled_by_its_id(shell: Shell) -> No
     assert (shown["state"], shown["rows_done"]) == ("paused", rested.rows_done)
     assert shell.json(name, "--do", "resume")["state"] == "waiting"
     wait_until(lambda: shell.snapshot(name).rows_done > rested.rows_done, "it goes on")
-    assert shell.run(name, "--do", "cancel").stdout == f"{name} cancelled\n"
+    with psycopg.connect(shell.lab.source) as application:  # it holds the loading up: the command takes a while
+        application.execute("lock table orders in access exclusive mode")
+        assert shell.run(name, "--do", "cancel").stdout == f"{name} cancelled\n"
     assert "sync-hub snapshot" in shell.fails(name, "--do", "resume")
     shell.rests()
     assert shell.snapshot(name).rows_done < 1600
