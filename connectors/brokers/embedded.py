@@ -199,9 +199,8 @@ class EmbeddedBroker:
         with sqlite.read_transaction(self._log.connection(), self._options.path) as connection:
             for place, offset in places.items():
                 row = connection.execute(statement, (lows[place], lows[place] | offset)).fetchone()
-                if row is not None:
-                    for record in decode_batch(place.topic, place.partition, StoredBatch(*row), offset)[:1]:
-                        found[place] = record
+                if row and (records := decode_batch(place.topic, place.partition, StoredBatch(*row), offset)):
+                    found[place] = records[0]
         return found
 
     def start_offsets(self, topic: str) -> dict[int, int]:

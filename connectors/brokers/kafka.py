@@ -219,8 +219,7 @@ class KafkaBroker:
             if records:
                 return {TopicPartition(record.topic, record.partition): record for record in reversed(records)}
         (topic, number), offset = next(iter(places.items()))
-        where = f"{topic}/{number}@{offset}"
-        raise Unavailable("broker_unreachable", f"Kafka did not deliver {where}", hint="try again")
+        raise Unavailable("broker_unreachable", f"Kafka did not deliver {topic}/{number}@{offset}", hint="try again")
 
     def start_offsets(self, topic: str) -> dict[int, int]:
         """See `Broker.start_offsets`."""

@@ -38,10 +38,10 @@ PREFIX: Final = "sync_hub"
 BATCH_EVENTS: Final = 2_000
 BATCH_BYTES: Final = 1_000_000
 BATCH_SECONDS: Final = 0.02
-TABLES: Final = 16
+MANY_TABLES: Final = 16
 MOST_TIMES: Final = 4
-"""A batch over many tables is so many times larger: its records go to as many topics, few to each, and Kafka's work is
-one for each of its batches, whatever is in it."""
+"""A batch grows by its own size for every so many tables in it, up to so many times: its records go to as many topics,
+few to each, and Kafka's work goes by its batches, not by records."""
 CAUGHT_UP_MICROSECONDS: Final = 50_000
 CUT_EVENTS: Final = 10_000
 CUT_BYTES: Final = 4_000_000
@@ -194,7 +194,7 @@ class Log:
         """Whether the batch ends at this commit, whatever follows."""
         if not self._moved:
             return False
-        times = min(MOST_TIMES, 1 + len(self._assembler.tables_met) // TABLES)
+        times = min(MOST_TIMES, 1 + len(self._assembler.tables_met) // MANY_TABLES)
         return (
             len(self._assembler.events) >= BATCH_EVENTS * times
             or self._bytes >= BATCH_BYTES * times

@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence, Set
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import Final
 
 from msgspec.structs import replace
 
-from sync_hub.envelope import decode
 from sync_hub.errors import Fatal, OffsetsMoved, Rejected, SyncHubError, Unavailable
 from sync_hub.failpoints import failpoint
 from sync_hub.model import ChangeEvent, Offset, RowChange, SinkBatch, TableWrite, TopicPartition
@@ -35,6 +34,7 @@ from sync_hub.runtime.batch import (
 from sync_hub.runtime.compare import Comparer, Expected, expectations, judge, repairs
 from sync_hub.runtime.conflicts import concerned
 from sync_hub.runtime.control import Control
+from sync_hub.runtime.offset_proof import unproven_offsets
 from sync_hub.runtime.parked_limits import refuse_too_many
 from sync_hub.runtime.parked_log import ParkedLog
 from sync_hub.runtime.parked_topic import ParkedTopic
@@ -167,7 +167,8 @@ class Session:
                 one.hold([row for row in held if row.pipeline == one.name and row.partition in mine])
             except (Fatal, Rejected) as error:
                 self._fail(one, error)
-        self._prove_records(self.active())
+        for one, unproven in unproven_offsets(self._broker, self.active()):
+            self._fail(one, unproven)
         for place in kept:
             self._seek(place)
         starts = {partition: self._start(partition) for partition in partitions}
@@ -205,35 +206,6 @@ class Session:
         topic, partition = place
         needed = [one.offsets[partition].next_offset for one in self.active() if one.topic == topic]
         return min(needed) if needed else self._broker.end_offsets(topic)[partition]
-
-    def _prove_records(self, deliveries: Sequence[Delivery]) -> None:
-        """The record before each offset, if it is still there, must not be newer than what was applied last."""
-        rows = [(one, row) for one in deliveries for row in one.offsets.values() if row.last_version]
-        try:
-            versions = self._versions({_record_before(row) for _, row in rows})
-        except Fatal as error:
-            if len(deliveries) == 1:
-                self._fail(deliveries[0], error)
-            else:  # it is about one of their topics
-                for one in deliveries:
-                    self._prove_records([one])
-            return
-        for one, row in rows:
-            if one.error is None and versions.get(_record_before(row), "") > row.last_version:
-                self._fail(one, _unproven(one, row))
-
-    def _versions(self, places: Set[tuple[TopicPartition, int]]) -> dict[tuple[TopicPartition, int], str]:
-        """The versions of the events at these places; without what is gone, or cannot be read: it proves nothing."""
-        versions = {}
-        left = set(places)
-        while left:
-            asked = dict(left)  # of each partition one offset
-            left.difference_update(asked.items())
-            for place, record in self._broker.fetch(asked).items():
-                with suppress(Rejected):
-                    event = decode(record)
-                    versions[place, asked[place]] = event.version if event else ""
-        return versions
 
     def _apply(self, partitions: dict[TopicPartition, list[Decoded]]) -> None:
         for number, stage in enumerate(stages(partitions)):
@@ -404,20 +376,6 @@ def _by_topic(partitions: Mapping[TopicPartition, list[Decoded]]) -> dict[str, d
     for (topic, partition), records in partitions.items():
         topics.setdefault(topic, {})[partition] = records
     return topics
-
-
-def _record_before(row: Offset) -> tuple[TopicPartition, int]:
-    return TopicPartition(row.topic, row.partition), row.next_offset - 1
-
-
-def _unproven(one: Delivery, row: Offset) -> Fatal:
-    return Fatal(
-        "offset_unproven",
-        f"pipeline {one.name}: record {row.next_offset - 1} of {row.topic}/{row.partition} is not the one that was "
-        "applied last",
-        hint="the topic's content was replaced",
-        command=f"sync-hub recover {one.pipeline.source}",
-    )
 
 
 def moved(plan: Plan) -> dict[int, tuple[Offset, Offset]]:

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from connectors.local_postgres import LocalPostgres
-from connectors.sources.pglog import TABLES
+from connectors.sources.pglog import MANY_TABLES
 from sync_hub.errors import SyncHubError, Unavailable
 from sync_hub.testing.source import Collector
 from tests.integration.conftest import Capture, Database
@@ -89,7 +89,7 @@ def test_batch_ends_at_the_commit_that_fills_it(log: Collector, db: Database, mo
 def test_batch_over_many_tables_holds_more(
     source_dsn: str, db: Database, capture: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = [f"t{number:02}" for number in range(2 * TABLES)]
+    names = [f"t{number:02}" for number in range(2 * MANY_TABLES)]
     for name in names:
         db.execute(f"create table {name} (id int primary key)")
     log = capture(source_dsn, *names)

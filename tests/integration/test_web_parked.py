@@ -12,13 +12,11 @@ from playwright.sync_api import Page
 from sync_hub.web import api_parked
 from sync_hub.web.console import RECORDS_SHOWN, on_one_page
 from tests.hub_state import CONFIG, HubState
-from tests.integration.test_web_browser import browser, watch
+from tests.integration.test_web_browser import browser, pytestmark, watch
 from tests.parked_rows import FIRST_AT, PIPELINE, hold, row
 from tests.web_server import served, wait_until
 
-__all__ = ["browser", "watch"]
-
-pytestmark = pytest.mark.timeout(100)
+__all__ = ["browser", "pytestmark", "watch"]
 
 
 @pytest.fixture

@@ -29,26 +29,21 @@ CONFIG = """
 hub: {name: acme, state: "sqlite:///state.db"}
 broker: {type: embedded, path: log.db, partitions: 2}
 sources:
-  erp: {type: postgres, dsn: "postgresql://nobody@127.0.0.1:1/erp", tables: [public.t], snapshot: never}
+  erp: {type: postgres, dsn: "postgresql://nobody@127.0.0.1:1/erp", tables: [TABLES], snapshot: never}
 targets:
   crm: {type: sqlite, path: crm.db, workers: 2}
 mappings: [mappings/]
 retry: {first: 0.01s, factor: 1, attempts: 1000}
 """
-MAPPING = """
-mapping: m
-from: {source: erp, table: public.t}
-to: {target: crm, table: v, create: true}
+MAPPING = """---
+mapping: {name}
+from: {{source: erp, table: public.{table}}}
+to: {{target: crm, table: {view}, create: true}}
 key: [id]
 copy: all
 """
-MAPPING_OF_U = """
-mapping: of_u
-from: {source: erp, table: public.u}
-to: {target: crm, table: w, create: true}
-key: [id]
-copy: all
-"""
+MAPPED = {"t": ("m", "v"), "u": ("of_u", "w")}
+"""The mapping of each table of the source, and the target's table."""
 TABLE = Table(
     "public", "t", (Column("id", "bigint", nullable=False), Column("note", "text"), Column("more", "text")), key=("id",)
 )
@@ -61,17 +56,16 @@ class Target:
     def __init__(self, folder: Path, *tables: str) -> None:
         (folder / "config").mkdir()
         (folder / "mappings").mkdir()
-        others = [MAPPING_OF_U] if "u" in tables else []
-        (folder / "mappings" / "m.yaml").write_text("---".join([MAPPING, *others]))
-        config = CONFIG.replace("[public.t]", f"[{', '.join(f'public.{table}' for table in ('t', *tables))}]")
-        (folder / "config" / "hub.yaml").write_text(config)
+        mappings = [MAPPING.format(table=table, name=MAPPED[table][0], view=MAPPED[table][1]) for table in tables]
+        (folder / "mappings" / "all.yaml").write_text("".join(mappings))
+        (folder / "config" / "hub.yaml").write_text(CONFIG.replace("TABLES", ", ".join(f"public.{t}" for t in tables)))
         self.folder = folder
         self.settings = load(folder / "config" / "hub.yaml", {})
         self.state = State(self.settings.hub.state)
-        self.state.save_tables("erp", [TABLE, *(replace(TABLE, name=table) for table in tables)])
+        self.state.save_tables("erp", [replace(TABLE, name=table) for table in tables])
         register(self.settings, self.state)
         self.broker = self.settings.new_broker()
-        self.broker.create_topics([TOPIC, *(topic_name("erp", f"public.{table}") for table in tables)])
+        self.broker.create_topics([topic_name("erp", f"public.{table}") for table in tables])
         self.encoder = Encoder()
         self.count = 0
         self.workers = [self.worker(member) for member in (0, 1)]
@@ -137,7 +131,7 @@ class Target:
 
 @pytest.fixture
 def target(tmp_path: Path) -> Iterator[Target]:
-    target = Target(tmp_path)
+    target = Target(tmp_path, "t")
     yield target
     target.close()
 
@@ -146,7 +140,7 @@ def test_a_topic_whose_records_may_not_be_looked_at_stops_its_own_pipeline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of all pipelines are asked for together; what is wrong with one of them is no fault of the others."""
-    target = Target(tmp_path, "u")
+    target = Target(tmp_path, "t", "u")
     first = target.workers[0]
     try:
         target.publish("create", *range(1, 9))
