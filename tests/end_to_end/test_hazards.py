@@ -18,6 +18,8 @@ from tests.end_to_end.workload import SCHEMA as WORKLOAD
 from tests.servers.postgres import database
 
 PILE = 20_000
+FILL = 12_000
+"""Rows of 1 kB: more than what SQLite may still have to write into when the disk is full."""
 SCHEMA = """
 create table orders (shop integer, number text, total numeric, note text, primary key (shop, number));
 create table parted (id int primary key, note text) partition by range (id);
@@ -91,12 +93,12 @@ def test_a_full_disk_of_the_hub_loses_nothing_and_is_not_green(lab: Lab, disk: D
     execute(lab.source, "delete from orders where shop = 1")
     disk.fill()
     try:
-        execute(lab.source, "insert into orders select 1, n, n, repeat('x', 1000) from generate_series(1, 3000) n")
+        execute(lab.source, f"insert into orders select 1, n, n, repeat('x', 1000) from generate_series(1, {FILL}) n")
         wait_until(lambda: "disk_full" in lab.log(), "the disk is full")
         wait_until(lambda: lab.health()["status"] != "ok", "health tells", 10)
     finally:
         disk.free()
-    lab.until([(3000,)], "select count(*) from order_view where shop = 1")
+    lab.until([(FILL,)], "select count(*) from order_view where shop = 1")
     wait_until(lambda: lab.health()["status"] == "ok", "health is green again", 30)
     lab.agrees()
     assert "Traceback" not in lab.log()
