@@ -98,8 +98,8 @@ class BrokerTopics:
 
     def count(self, topic: str) -> int:
         """Records in a topic."""
-        starts = self._broker.start_offsets(topic)
-        return sum(end - starts[partition] for partition, end in self._broker.end_offsets(topic).items())
+        starts, ends = self._broker.start_offsets([topic]), self._broker.end_offsets([topic])
+        return sum(ends.values()) - sum(starts.values())
 
     def records(self, topic: str) -> Iterator[tuple[bytes | None, bytes | None]]:
         """All up to the end as it is now."""

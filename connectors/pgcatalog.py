@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from typing import Any
+from typing import Any, ClassVar, Final
 
 import psycopg
 
@@ -47,6 +47,10 @@ where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence = 'p
   and c.relname !~ '^sync_hub_'
 order by 1, 2
 """
+
+
+_FIRST_OID_OF_USERS: Final = 16_384
+"""FirstNormalObjectId of PostgreSQL's access/transam.h: a type with a lower one is the same on every server."""
 
 
 def split_name(table: str) -> tuple[str | None, str]:
@@ -146,14 +150,17 @@ def _keys(
 class TypeNames:
     """Names of types by OID, as `Column.type` has them; remembers what it has looked up."""
 
+    _built_in: ClassVar[dict[tuple[int, int], str]] = {}
+
     def __init__(self) -> None:
         self._known: dict[tuple[int, int], str] = {}
 
     def name(self, connection: Connection, oid: int, modifier: int = -1) -> str:
         """The base type: domains resolved, enumerations `enum`, a type that is gone `text`."""
-        known = self._known.get((oid, modifier))
+        names = self._built_in if oid < _FIRST_OID_OF_USERS else self._known
+        known = names.get((oid, modifier))
         if known is None:
-            known = self._known[oid, modifier] = self._look_up(connection, oid, modifier)
+            known = names[oid, modifier] = self._look_up(connection, oid, modifier)
         return known
 
     def _look_up(self, connection: Connection, oid: int, modifier: int) -> str:

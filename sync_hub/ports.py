@@ -8,7 +8,7 @@ belongs to one thread; what may be called from another thread says so. Each conn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel
@@ -231,12 +231,12 @@ class Broker(Protocol):
         """The one record at each of these offsets, asked for together; without those that are gone or not yet there."""
         ...
 
-    def start_offsets(self, topic: str) -> dict[int, int]:
-        """Per partition, the lowest offset still there."""
+    def start_offsets(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
+        """For each partition of these topics, the lowest offset still there."""
         ...
 
-    def end_offsets(self, topic: str) -> dict[int, int]:
-        """Per partition, the offset that the next record will get."""
+    def end_offsets(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
+        """For each partition of these topics, the offset that the next record will get."""
         ...
 
     def retain(self, lowest: Mapping[TopicPartition, int], keep_seconds: float) -> None:

@@ -193,6 +193,7 @@ class ConfluentClient:
                 "group.instance.id": instance,
                 "session.timeout.ms": common.SESSION_MILLISECONDS,
                 "heartbeat.interval.ms": common.HEARTBEAT_MILLISECONDS,
+                "partition.assignment.strategy": common.ASSIGNMENT,
             }
         )
         consumer.subscribe(topics, again=again)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 from zlib import crc32
@@ -203,21 +203,24 @@ class EmbeddedBroker:
                     found[place] = records[0]
         return found
 
-    def start_offsets(self, topic: str) -> dict[int, int]:
+    def start_offsets(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
         """See `Broker.start_offsets`."""
-        return self._bounds(topic, "start_offset")
+        return self._bounds(topics, "start_offset")
 
-    def end_offsets(self, topic: str) -> dict[int, int]:
+    def end_offsets(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
         """See `Broker.end_offsets`."""
-        return self._bounds(topic, "next_offset")
+        return self._bounds(topics, "next_offset")
 
-    def _bounds(self, topic: str, column: str) -> dict[int, int]:
+    def _bounds(self, topics: Iterable[str], column: str) -> dict[TopicPartition, int]:
         statement = f"select partition, {column} from partitions p join topics t on t.number = p.topic where t.name = ?"
+        bounds: dict[TopicPartition, int] = {}
         with sqlite.read_transaction(self._log.connection(), self._options.path) as connection:
-            rows = connection.execute(statement, (topic,)).fetchall()
-        if not rows:
-            raise _missing(topic)
-        return dict(sorted(rows))
+            for topic in topics:
+                rows = connection.execute(statement, (topic,)).fetchall()
+                if not rows:
+                    raise _missing(topic)
+                bounds |= {TopicPartition(topic, partition): offset for partition, offset in sorted(rows)}
+        return bounds
 
     def retain(self, lowest: Mapping[TopicPartition, int], keep_seconds: float) -> None:
         """See `Broker.retain`. Whole batches go, oldest first; their space in the file is used again."""

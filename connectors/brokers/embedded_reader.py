@@ -97,7 +97,10 @@ class EmbeddedSubscription:
         return changed
 
     def _assign(self) -> None:
-        """Take this member's share of the topics that have appeared."""
+        """Take this member's share of the topics that have appeared: of all partitions there are, every n-th.
+
+        By their numbers in the log, which no other member sees otherwise, whatever topics it reads.
+        """
         found: list[tuple[TopicPartition, int]] = []
         with sqlite.read_transaction(self._log.connection(), self._log.path) as connection:
             for topic in list(self._waiting_for):
@@ -111,7 +114,7 @@ class EmbeddedSubscription:
                 found += [
                     (TopicPartition(topic, partition), id_)
                     for partition, id_ in rows
-                    if partition % self._members == self._member
+                    if (id_ - 1) % self._members == self._member
                 ]
         if found:
             starts = self._on_assign([name for name, _ in found])

@@ -7,12 +7,10 @@ looked at; a failed one ends the producer with everything that was waiting in it
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import logging
-import operator
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -42,7 +40,6 @@ _NOT_READY_SECONDS = 0.1
 _FETCH_SECONDS = 0.1
 _FETCH_RECORDS = 500
 _DEFAULT_RECORD_BYTES = 1_048_588
-_topic_of = operator.attrgetter("topic")
 
 
 class KafkaBroker:
@@ -108,18 +105,18 @@ class KafkaBroker:
             raise
 
     def _partitions_for(self, records: Sequence[Outgoing]) -> list[int]:
-        partitions: list[int] = []
-        for name, group in itertools.groupby(records, _topic_of):
-            count, alike = self._topic(name).partitions, list(group)
-            chosen = partitions_of([record.key for record in alike], count)
-            for place, record in enumerate(alike):
-                if record.partition is not None:
-                    chosen[place] = record.partition
-                    if not 0 <= record.partition < count:
-                        raise Fatal(
-                            "partition_unknown", f"topic {name} has {count} partitions, none is {record.partition}"
-                        )
-            partitions += chosen
+        partitions = [0] * len(records)
+        by_topic: dict[str, list[int]] = {}
+        for place, record in enumerate(records):
+            by_topic.setdefault(record.topic, []).append(place)
+        for name, places in by_topic.items():
+            count = self._topic(name).partitions
+            chosen = partitions_of([records[place].key for place in places], count)
+            for place, partition in zip(places, chosen, strict=True):
+                explicit = records[place].partition
+                partitions[place] = partition if explicit is None else explicit
+                if explicit is not None and not 0 <= explicit < count:
+                    raise Fatal("partition_unknown", f"topic {name} has {count} partitions, none is {explicit}")
         return partitions
 
     def _ready_producer(self) -> Producer:
@@ -198,8 +195,8 @@ class KafkaBroker:
         """See `Broker.fetch`. Reading begins again without the partitions that have answered, until all have."""
         if not places:
             return {}
-        topics = {topic: self._topic(topic).partitions for topic, _ in places}
-        starts, ends = self._client().offsets(topics, "start"), self._client().offsets(topics, "end")
+        topics = {topic for topic, _ in places}
+        starts, ends = self.start_offsets(topics), self.end_offsets(topics)
         missing = {place: offset for place, offset in places.items() if starts[place] <= offset < ends[place]}
         found: dict[TopicPartition, Record] = {}
         while missing:
@@ -221,17 +218,17 @@ class KafkaBroker:
         (topic, number), offset = next(iter(places.items()))
         raise Unavailable("broker_unreachable", f"Kafka did not deliver {topic}/{number}@{offset}", hint="try again")
 
-    def start_offsets(self, topic: str) -> dict[int, int]:
+    def start_offsets(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
         """See `Broker.start_offsets`."""
-        return self._offsets(topic, "start")
+        return self._offsets(topics, "start")
 
-    def end_offsets(self, topic: str) -> dict[int, int]:
+    def end_offsets(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
         """See `Broker.end_offsets`."""
-        return self._offsets(topic, "end")
+        return self._offsets(topics, "end")
 
-    def _offsets(self, topic: str, which: Literal["start", "end"]) -> dict[int, int]:
-        found = self._client().offsets({topic: self._topic(topic).partitions}, which)
-        return {place.partition: offset for place, offset in found.items()}
+    def _offsets(self, topics: Iterable[str], which: Literal["start", "end"]) -> dict[TopicPartition, int]:
+        partitions = {topic: self._topic(topic).partitions for topic in topics}
+        return self._client().offsets(partitions, which) if partitions else {}
 
     def retain(self, lowest: Mapping[TopicPartition, int], keep_seconds: float) -> None:
         """See `Broker.retain`. Does nothing: `retention.ms` of the topic decides."""

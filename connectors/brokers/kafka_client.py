@@ -18,6 +18,8 @@ LINGER_MILLISECONDS = 5
 SESSION_MILLISECONDS = 6000
 HEARTBEAT_MILLISECONDS = 500
 """A member learns at its next heartbeat that another one has come: that one waits so long for its share."""
+ASSIGNMENT = "roundrobin"
+"""Kafka's default deals out each topic by itself: the first member gets all topics of one partition."""
 METADATA_MILLISECONDS = 10_000
 FETCH_BYTES = 1024 * 1024
 FETCH_TOTAL_BYTES = 2 * FETCH_BYTES

@@ -14,6 +14,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, MemberToRemove
 from connectors.brokers import kafka_client as common
 from connectors.brokers.kafka_client import ProducerLimits, TopicFacts
 from connectors.brokers.kafka_options import KafkaOptions
+from connectors.brokers.kafka_python_assignor import RoundRobin
 from connectors.brokers.kafka_python_consumer import KafkaPythonConsumer
 from connectors.brokers.kafka_python_errors import asking, connecting, raise_error
 from connectors.brokers.kafka_python_producer import KafkaPythonProducer
@@ -137,6 +138,7 @@ class KafkaPythonClient:
             "group_instance_id": instance,
             "session_timeout_ms": common.SESSION_MILLISECONDS,
             "heartbeat_interval_ms": common.HEARTBEAT_MILLISECONDS,
+            "partition_assignment_strategy": [RoundRobin],
         }
         admin, old = self._open(), MemberToRemove(group_instance_id=instance)
         asking("leaving the old place in the group", lambda: admin.remove_group_members(group, [old]))

@@ -71,7 +71,10 @@ class PostgresSink:
         """The table in the catalog now; a name without a schema is looked for in the schema of the options."""
         connection = self._connection()
         with self._translated():
-            return pgcatalog.describe(connection, self._full(table), target=True)
+            found = pgcatalog.describe(connection, self._full(table), target=True)
+        if found is not None:
+            self._tables.setdefault(table, found)
+        return found
 
     def open(self) -> None:
         """Connect, and create `sync_hub_offsets` and `sync_hub_parked` where they are missing."""
@@ -296,7 +299,6 @@ class PostgresSink:
                 f"{self._who}: there is no table {self._full(table)}",
                 hint="create it, or set `create: true` in the mapping",
             )
-        self._tables[table] = found
         return found
 
     def _forget(self) -> None:

@@ -75,11 +75,10 @@ class _Reader:
         self._back = back
         self._assigned_once = False
         self._idle_polls = 0
-        self._ends = broker.end_offsets(topic)
-        starts = broker.start_offsets(topic)
+        self._ends = broker.end_offsets([topic])
+        starts = broker.start_offsets([topic])
         self._next = {
-            partition: max(starts[partition], _begin(start, back, starts[partition], end))
-            for partition, end in self._ends.items()
+            place: max(starts[place], _begin(start, back, starts[place], end)) for place, end in self._ends.items()
         }
 
     def records(self, *, follow: bool, wanted: Callable[[Record], bool]) -> Iterator[Record]:
@@ -105,16 +104,16 @@ class _Reader:
     def _poll(self, subscription: Any) -> list[Record]:
         records: list[Record] = subscription.poll(POLL_SECONDS, POLL_RECORDS)
         for record in records:
-            self._next[record.partition] = record.offset + 1
+            self._next[TopicPartition(self._topic, record.partition)] = record.offset + 1
         self._idle_polls = self._idle_polls + 1 if self._assigned_once and not records else 0
         return records
 
     def _assigned(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
         self._assigned_once = True
-        return {place: self._next.get(place.partition, 0) for place in partitions}
+        return {place: self._next.get(place, 0) for place in partitions}
 
     def _caught_up(self) -> bool:
-        return all(self._next[partition] >= end for partition, end in self._ends.items())
+        return all(self._next[place] >= end for place, end in self._ends.items())
 
 
 def _last_records(start: str) -> int | None:

@@ -58,8 +58,8 @@ def _topics(broker: Broker, found: dict[str, TopicInfo]) -> list[dict[str, Any]]
 
 
 def _partitions(broker: Broker, name: str) -> list[dict[str, Any]]:
-    starts, ends = broker.start_offsets(name), broker.end_offsets(name)
+    starts, ends = broker.start_offsets([name]), broker.end_offsets([name])
     return [
-        {"partition": partition, "start": starts[partition], "end": end, "records": end - starts[partition]}
-        for partition, end in sorted(ends.items())
+        {"partition": place.partition, "start": starts[place], "end": end, "records": end - starts[place]}
+        for place, end in sorted(ends.items())
     ]

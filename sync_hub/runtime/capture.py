@@ -16,7 +16,7 @@ import msgspec
 from sync_hub.envelope import Encoder, topic_name
 from sync_hub.errors import ConfigError, Fatal, PublishingBroken, Unavailable
 from sync_hub.failpoints import failpoint
-from sync_hub.model import ChangeEvent, Heartbeat, Outgoing, SourceBatch, Table, TopicInfo
+from sync_hub.model import ChangeEvent, Heartbeat, Outgoing, SourceBatch, Table, TopicInfo, TopicPartition
 from sync_hub.ports import Broker, Source
 from sync_hub.runtime.control import (
     RAISE_EPOCH,
@@ -193,9 +193,9 @@ class Session:
             self._state.reload([one.name for one in self._state.pipelines() if one.source == self._name], RECOVERY)
         tables = self._describe()
         self._topics = self._broker.create_topics([topic_name(self._name, table) for table in tables])
+        ends = self._broker.end_offsets(self._topics)
         for topic, info in self._topics.items():
-            ends = self._broker.end_offsets(topic)
-            self._ends[topic] = [ends[partition] for partition in range(info.partitions)]
+            self._ends[topic] = [ends[TopicPartition(topic, number)] for number in range(info.partitions)]
         if not anew:
             self._refuse_other_topics()
         self._broker.publish([])

@@ -117,6 +117,27 @@ class Copying:
         return any(one.copied and one.state == "paused" and pipeline.name in one.pipelines for one in known)
 
 
+class BlockSize:
+    """How many `rows` to ask for: `fixed`, or as many as take the time of a block and fit into one."""
+
+    def __init__(self, fixed: int = 0) -> None:
+        self.rows = fixed or FIRST_ROWS
+        self._fixed = bool(fixed)
+        self._most = MOST_ROWS
+
+    def took(self, rows: int, seconds: float) -> None:
+        """A block came that is not the last. After one that was cut, being too large, fewer rows are asked for.
+
+        A cut costs the source a cancelled statement, and a limit far too high a plan for so many rows.
+        """
+        if self._fixed:
+            return
+        if rows < self.rows:
+            self._most = max(1, rows * 15 // 16)
+        fits = rows * min(4.0, max(0.25, BLOCK_SECONDS / max(seconds, 0.001)))
+        self.rows = max(1, min(self._most, round(fits)))
+
+
 class Copy:
     """The copying for one pipeline, over connections of its own. `run` returns when all is done, or it is to stop."""
 
@@ -128,8 +149,7 @@ class Copy:
         self._control = control
         self._snapshot = _wanted(pipeline)
         self._opened: list[Source | Sink] = []
-        self._fixed = int(getattr(settings.sources[pipeline.source].options, "snapshot_rows", 0))
-        self._rows = self._fixed or FIRST_ROWS
+        self._size = BlockSize(int(getattr(settings.sources[pipeline.source].options, "snapshot_rows", 0)))
         self._tell_at = 0.0
 
     def run(self) -> None:
@@ -199,8 +219,9 @@ class Copy:
             asked = following(tuple(json.loads(row.last_version)) if row.last_version else None)
             while True:
                 block, seconds = asked.result()
-                self._resize(block.rows, seconds)
                 more = block.last_key is not None
+                if more:
+                    self._size.took(block.rows, seconds)
                 if more:
                     asked = following(block.last_key)
                 moved = replace(
@@ -218,14 +239,9 @@ class Copy:
                 if not self._goes_on(row.next_offset):
                     return
 
-    def _resize(self, rows: int, seconds: float) -> None:
-        if not self._fixed:
-            fits = rows * min(4.0, max(0.25, BLOCK_SECONDS / max(seconds, 0.001)))
-            self._rows = max(1, min(MOST_ROWS, round(fits)))
-
     def _read(self, source: BlockSource, columns: list[str], after: tuple[str, ...] | None) -> tuple[RowBlock, float]:
         started = time.monotonic()
-        block = source.read_block(self.pipeline.table, columns, after, self._rows)
+        block = source.read_block(self.pipeline.table, columns, after, self._size.rows)
         return block, time.monotonic() - started
 
     def _finish(self, row: Offset) -> None:

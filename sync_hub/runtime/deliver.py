@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from sync_hub.errors import ConfigError, Fatal, OffsetsMoved, Rejected, Unavailable
 from sync_hub.model import Table
 from sync_hub.ports import Broker, Sink
+from sync_hub.runtime.beginning import find
 from sync_hub.runtime.control import PARKED, Control, described
 from sync_hub.runtime.copying import Copying
 from sync_hub.runtime.pipelines import COPYING, Delivery, by_table, shown_phase
@@ -184,16 +185,18 @@ class Deliver:
                 compiled[name] = one
         known = {source: catalogs[source] for source in self._waited_for()}
         tables = by_table(wanted)
-        for name, one in compiled.items():
+        beginning = {name: one for name, one in compiled.items() if not paused[name]}
+        found = find({name: one.topic for name, one in beginning.items()}, sink, broker)
+        for name, one in beginning.items():
             table = catalogs[one.pipeline.source][one.pipeline.table]
-            if paused[name]:
-                continue
             shared_by = tables[one.mapping.spec.target_table]
 
             def begin(one: Delivery = one, table: Any = table, shared_by: list[str] = shared_by) -> None:
-                one.info = broker.create_topics([one.topic])[one.topic]
+                known = found[one.name]
+                if isinstance(known, Exception):
+                    raise known
                 one.fit(sink, table, shared_by, copy=self._copies(one.pipeline.source))
-                one.start(sink, broker, self._state)
+                one.start(known, sink, broker, self._state)
 
             if self._tried(one, begin) and not one.copying:
                 session.deliveries[name] = one

@@ -20,9 +20,10 @@ from sync_hub.mapping.check import check_mapping
 from sync_hub.mapping.faults import SyntaxProblem
 from sync_hub.mapping.loader import Bundle, load_bundles
 from sync_hub.mapping.spec import MappingSpec, parse_spec
-from sync_hub.model import Column, Finding, Offset, Parked, SinkBatch, Table, TopicInfo
+from sync_hub.model import Column, Finding, Offset, Parked, SinkBatch, Table, TopicInfo, TopicPartition
 from sync_hub.ports import BlockSink, Broker, Sink
 from sync_hub.runtime.batch import Item
+from sync_hub.runtime.beginning import Found
 from sync_hub.runtime.control import Rate
 from sync_hub.runtime.parked_limits import Share, newly_parked
 from sync_hub.runtime.parking import Held, closed, with_seqs, without_record
@@ -225,10 +226,16 @@ class Delivery:
             )
         return target
 
-    def start(self, sink: Sink, broker: Broker, state: State) -> None:
-        """Make sure of an offset row for every partition. A pipeline that is new starts at the topic's end."""
+    def start(self, found: Found, sink: Sink, broker: Broker, state: State) -> None:
+        """Make sure of an offset row for every partition. A pipeline that is new starts at the topic's end.
+
+        What was found holds for one that is under way; one that begins or is loaded again looks anew, as other workers
+        may begin it meanwhile.
+        """
+        self.info = found.info
         phase = state.phase(self.name)
-        rows = sink.load_offsets([self.name])
+        begins = phase in BEGINNING or not found.rows
+        rows = sink.load_offsets([self.name]) if begins else found.rows
         if phase == "adopting":
             rows = self._adopt(rows, sink, broker)
         if not rows and phase not in {"new", "starting"}:
@@ -253,12 +260,17 @@ class Delivery:
         copied = copy_row(rows)
         rows = self.own(rows)
         self._prove(rows)
-        self._prove_bounds(rows, broker)
+        if begins:
+            self._prove_bounds(rows, broker.start_offsets([self.topic]), broker.end_offsets([self.topic]))
+        else:
+            self._prove_bounds(rows, found.starts, found.ends)
         if self._person_looked:
-            self.share, self._person_looked = Share(broker.end_offsets(self.topic)), False
+            looked_at = {place.partition: end for place, end in broker.end_offsets([self.topic]).items()}
+            self.share, self._person_looked = Share(looked_at), False
         to_copy = copied is not None and bool(copied.topic_id)
-        state.advance_phase([self.name], COPYING if to_copy else "ready", only_from=["new", "starting"])
-        state.adopted(self.pipeline)
+        if begins:
+            state.advance_phase([self.name], COPYING if to_copy else "ready", only_from=["new", "starting"])
+            state.adopted(self.pipeline)
         self.copying = state.phase(self.name) == COPYING
         if copied and to_copy and not self.copying:  # who still copies must not go on beside the events
             sink.write(SinkBatch([(copied, replace(copied, topic_id=""))], []))
@@ -275,11 +287,12 @@ class Delivery:
         Reading goes on where it stood if that place is still in the same topic, else at its end. What is parked gives
         way to the rows that come: one that is gone from the source has no event that would take its place.
         """
-        starts, ends = broker.start_offsets(self.topic), {row.partition: row for row in self._at_end(broker)}
+        starts = broker.start_offsets([self.topic])
+        ends = {row.partition: row for row in self._at_end(broker)}
         ours = {row.partition: row for row in rows if row.topic == self.topic}
         known = {place: row for place, row in ours.items() if place in ends}
         same = known.keys() == ends.keys() and all(
-            row.topic_id == self.info.id and starts[place] <= row.next_offset <= ends[place].next_offset
+            row.topic_id == self.info.id and starts[_place(row)] <= row.next_offset <= ends[place].next_offset
             for place, row in known.items()
         )
         adopted = {
@@ -296,10 +309,10 @@ class Delivery:
 
     def _at_end(self, broker: Broker) -> list[Offset]:
         """Offset rows at the topic's end, in one moment for all partitions: a barrier is behind all of them or none."""
-        ends = broker.end_offsets(self.topic)
-        while (again := broker.end_offsets(self.topic)) != ends:
+        ends = broker.end_offsets([self.topic])
+        while (again := broker.end_offsets([self.topic])) != ends:
             ends = again
-        return [self._offset(partition, ends[partition]) for partition in range(self.info.partitions)]
+        return [self._offset(place.partition, end) for place, end in sorted(ends.items())]
 
     def load(self, rows: Sequence[Offset], partitions: Sequence[int]) -> None:
         """Take the offset rows of the partitions that this worker reads."""
@@ -370,18 +383,24 @@ class Delivery:
                 command=f"sync-hub snapshot {self.name} --reload",
             )
 
-    def _prove_bounds(self, rows: Sequence[Offset], broker: Broker) -> None:
+    def _prove_bounds(
+        self, rows: Sequence[Offset], starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
+    ) -> None:
         """What comes next must still be in the topic."""
-        starts, ends = broker.start_offsets(self.topic), broker.end_offsets(self.topic)
         for row in rows:
-            if not starts[row.partition] <= row.next_offset <= ends[row.partition]:
+            start, end = starts[_place(row)], ends[_place(row)]
+            if not start <= row.next_offset <= end:
                 raise Fatal(
                     "offset_gone",
                     f"pipeline {self.name} comes next to record {row.next_offset} of {self.topic}/{row.partition}, "
-                    f"which holds {starts[row.partition]} to {ends[row.partition]}",
+                    f"which holds {start} to {end}",
                     hint="records were deleted before they were applied: load the pipeline again",
                     command=f"sync-hub recover {self.pipeline.source}",
                 )
+
+
+def _place(row: Offset) -> TopicPartition:
+    return TopicPartition(row.topic, row.partition)
 
 
 def is_copy_row(row: Offset) -> bool:

@@ -205,7 +205,7 @@ class Session:
         """The lowest offset that a pipeline of this topic still needs; the end when none can go on."""
         topic, partition = place
         needed = [one.offsets[partition].next_offset for one in self.active() if one.topic == topic]
-        return min(needed) if needed else self._broker.end_offsets(topic)[partition]
+        return min(needed) if needed else self._broker.end_offsets([topic])[place]
 
     def _apply(self, partitions: dict[TopicPartition, list[Decoded]]) -> None:
         for number, stage in enumerate(stages(partitions)):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from sync_hub.model import Offset
+from sync_hub.model import Offset, TopicPartition
 from sync_hub.ports import Broker, Sink
 from sync_hub.runtime.pipelines import Delivery
 
@@ -49,8 +49,8 @@ class Standing:
 
     def _nothing_waits(self, broker: Broker, rows: Mapping[Place, Offset]) -> bool:
         """Whether all that the topics have is applied."""
-        ends = {topic: broker.end_offsets(topic) for topic in {row.topic for row in rows.values()}}
-        return all(row.next_offset >= ends[row.topic].get(row.partition, 0) for row in rows.values())
+        ends = broker.end_offsets({row.topic for row in rows.values()})
+        return all(row.next_offset >= ends.get(TopicPartition(row.topic, row.partition), 0) for row in rows.values())
 
 
 def by_place(rows: Iterable[Offset]) -> dict[Place, Offset]:

@@ -262,7 +262,7 @@ def _parked_ends(settings: Settings, broker: Broker) -> dict[TopicPartition, int
     topic = parked_topic_name(settings.hub.name)
     if not settings.topics.parked or topic not in broker.topics():
         return {}
-    return {TopicPartition(topic, partition): end for partition, end in broker.end_offsets(topic).items()}
+    return broker.end_offsets([topic])
 
 
 def lowest_offsets(state: State) -> dict[TopicPartition, int]:

@@ -169,7 +169,7 @@ class BrokerContract(ABC):
     def test_flushed_records_are_there_for_everyone(self, broker: Broker, connect: Connect, topic: str) -> None:
         broker.publish(keyed(topic, range(100)))
         assert broker.flush(DEADLINE_SECONDS)
-        ends = {TopicPartition(topic, partition): end for partition, end in connect().end_offsets(topic).items() if end}
+        ends = {place: end for place, end in connect().end_offsets([topic]).items() if end}
         assert broker.published() == ends
         assert sum(ends.values()) == 100
 
@@ -326,6 +326,19 @@ class BrokerContract(ABC):
         assert_dense(records)
         assert [found for member in members for found in member.poll(0.2, 10)] == []
 
+    def test_members_share_topics_of_odd_partitions_evenly(
+        self, broker: Broker, topic: str, subscribe: Callable[..., Subscription]
+    ) -> None:
+        group, topics = uuid.uuid4().hex, [topic, topic + "_2", topic + "_3", topic + "_4"]
+        infos = broker.create_topics(topics)
+        everything = sum(info.partitions for info in infos.values())
+        members = [subscribe(topics, group=group, member=index, members=2) for index in range(2)]
+        end = time.monotonic() + DEADLINE_SECONDS
+        while [len(member.assignment()) for member in members] != [everything // 2] * 2:
+            assert time.monotonic() < end, [member.assignment() for member in members]
+            for member in members:
+                member.poll(0.1, 10)
+
     def test_several_topics_in_one_subscription(
         self, broker: Broker, topic: str, subscribe: Callable[..., Subscription]
     ) -> None:
@@ -367,7 +380,8 @@ class BrokerContract(ABC):
 
     def test_empty_topic(self, broker: Broker, topic: str, subscribe: Callable[..., Subscription]) -> None:
         count = broker.topics()[topic].partitions
-        assert broker.start_offsets(topic) == broker.end_offsets(topic) == dict.fromkeys(range(count), 0)
+        places = {TopicPartition(topic, partition) for partition in range(count)}
+        assert broker.start_offsets([topic]) == broker.end_offsets([topic]) == dict.fromkeys(places, 0)
         subscription = subscribe([topic])
         started = time.monotonic()
         assert subscription.poll(0.5, 10) == []
@@ -396,7 +410,7 @@ class BrokerContract(ABC):
         again = connect()
         again.publish([Outgoing(topic, None, b"last", None, partition) for partition in range(2)])
         assert again.flush(DEADLINE_SECONDS)
-        ends = again.end_offsets(topic)
+        ends = again.end_offsets([topic])
         records = read(subscribe([topic]), sum(ends.values()))
         assert_dense(records)
         for partition, found in by_partition(records).items():
@@ -416,8 +430,8 @@ class BrokerContract(ABC):
         broker.publish([Outgoing(topic, None, b"%d" % i, None, 0) for i in range(10, 20)])
         assert broker.flush(DEADLINE_SECONDS)
         forget(place, 10)
-        assert broker.start_offsets(topic)[0] == 10
-        assert broker.end_offsets(topic)[0] == 20
+        assert broker.start_offsets([topic])[place] == 10
+        assert broker.end_offsets([topic])[place] == 20
         allowed = subscribe([topic], on_assign=lambda partitions: {p: 10 * (p == place) for p in partitions})
         assert_dense(read(allowed, 10), start=10)
         with pytest.raises(Fatal, match="offset_gone"):

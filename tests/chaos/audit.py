@@ -348,9 +348,8 @@ def topics(world: World) -> list[str]:
 
 def ends(broker: Any, names: list[str]) -> dict[TopicPartition, int]:
     """How far the topics go."""
-    return {
-        TopicPartition(topic, partition): end for topic in names for partition, end in broker.end_offsets(topic).items()
-    }
+    found: dict[TopicPartition, int] = broker.end_offsets(names)
+    return found
 
 
 def key_text(key: dict[str, Any]) -> str:

@@ -13,7 +13,6 @@ from psycopg.conninfo import make_conninfo
 
 from connectors.local_postgres import LocalPostgres
 from sync_hub.envelope import decode
-from sync_hub.model import TopicPartition
 from sync_hub.runtime.pipelines import COPYING
 from sync_hub.state_snapshots import Snapshot
 from tests.end_to_end.hub import wait_until
@@ -61,13 +60,13 @@ class Copies(Loads):
         """Events in the topics that are existing rows; record by record, which takes Kafka long."""
         broker, count = self.settings.new_broker(), 0
         try:
-            for topic, info in broker.topics().items():
-                starts, ends = broker.start_offsets(topic), broker.end_offsets(topic)
-                for partition in range(info.partitions):
-                    for offset in range(starts[partition], ends[partition]):
-                        for record in broker.fetch({TopicPartition(topic, partition): offset}).values():
-                            event = decode(record)
-                            count += event is not None and event.operation == "read"
+            topics = broker.topics()
+            starts = broker.start_offsets(topics)
+            for place, end in broker.end_offsets(topics).items():
+                for offset in range(starts[place], end):
+                    for record in broker.fetch({place: offset}).values():
+                        event = decode(record)
+                        count += event is not None and event.operation == "read"
         finally:
             broker.close()
         return count
@@ -148,7 +147,7 @@ def test_a_commit_that_becomes_visible_late_is_waited_for(
 def _ends(lab: Copies, table: str) -> list[int]:
     broker = lab.settings.new_broker()
     try:
-        return list(broker.end_offsets(f"{lab.name}.public.{table}").values())
+        return list(broker.end_offsets([f"{lab.name}.public.{table}"]).values())
     finally:
         broker.close()
 

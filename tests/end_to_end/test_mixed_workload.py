@@ -156,7 +156,7 @@ class _Topics:
 
     def transactions(self) -> set[str]:
         """All that are there by now."""
-        ends = {TopicPartition(t, p): end for t in self._topics for p, end in self._broker.end_offsets(t).items()}
+        ends = self._broker.end_offsets(self._topics)
 
         def read() -> bool:
             for record in self._subscription.poll(0.1, 5000):

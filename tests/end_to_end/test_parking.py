@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from connectors.local_postgres import LocalPostgres
-from sync_hub.model import Record, TopicPartition
+from sync_hub.model import Record
 from tests.end_to_end.hub import wait_until
 from tests.end_to_end.lab import execute, frozen
 from tests.end_to_end.test_snapshots import Loads
@@ -90,9 +90,9 @@ class Parks(Loads):
         """What was copied to the topic of parked records."""
         broker, topic = self.settings.new_broker(), f"{self.name}.parked"
         try:
-            starts, ends = broker.start_offsets(topic), broker.end_offsets(topic)
-            places = [(partition, at) for partition, end in ends.items() for at in range(starts[partition], end)]
-            found = [broker.fetch({TopicPartition(topic, partition): at}) for partition, at in places]
+            starts, ends = broker.start_offsets([topic]), broker.end_offsets([topic])
+            places = [(place, at) for place, end in ends.items() for at in range(starts[place], end)]
+            found = [broker.fetch({place: at}) for place, at in places]
             return [record for records in found for record in records.values()]
         finally:
             broker.close()

@@ -136,3 +136,18 @@ def test_a_session_that_the_server_ended_is_unavailable_and_made_again(source_ds
         with pytest.raises(Unavailable):
             source.read_block("public.t", ["k"], None, 10)
         assert source.read_block("public.t", ["k"], None, 10).rows == 10
+
+
+@pytest.mark.parametrize("key", ["n", "md5(n::text)"])
+def test_a_block_is_read_by_the_index_although_the_server_knows_nothing_of_the_table(
+    key: str, source_dsn: str, target_dsn: str
+) -> None:
+    ddl = f"create table t as select {key} as k, n from generate_series(1, 100000) n"
+    with ends(source_dsn, target_dsn, f"{ddl}; alter table t add primary key (k)") as (source, _):
+        reader = source._kept_reader("public.t")
+        first = "0" if key == "n" else ""
+        statement = reader.copying(["k", "n"], (first,), 50_000).removeprefix("copy (").removesuffix(") to stdout")
+        with source._queries.use() as connection:
+            plan = "\n".join(line for (line,) in connection.execute(f"explain {statement}".encode()).fetchall())
+        assert "Index Scan" in plan
+        assert "Sort" not in plan

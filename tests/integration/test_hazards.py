@@ -78,7 +78,7 @@ def test_a_write_that_power_loss_tore_leaves_what_was_acknowledged_and_whole_bat
 def _read_and_go_on(path: Path) -> int:
     """How many records are there; the next one takes the offset behind them."""
     broker = opened(path)
-    count = broker.end_offsets(TOPIC)[0]
+    count = broker.end_offsets([TOPIC])[TopicPartition(TOPIC, 0)]
     broker.publish(batch(count, 1))
     assert broker.published() == {TopicPartition(TOPIC, 0): count + 1}
     subscription = broker.subscribe([TOPIC], "g", on_assign=from_start)

@@ -189,7 +189,7 @@ def eventually(ask: Callable[[], T]) -> T:
 
 
 def values(broker: KafkaBroker, topic: str) -> list[bytes | None]:
-    count = sum(eventually(lambda: broker.end_offsets(topic)).values())
+    count = sum(eventually(lambda: broker.end_offsets([topic])).values())
     subscription = broker.subscribe([topic], uuid.uuid4().hex, on_assign=from_start)
     try:
         records = read(subscription, count)
@@ -275,7 +275,7 @@ def test_cluster_that_does_not_answer_is_unavailable_soon(make: Make, client: st
         lambda: broker.create_topics(["a.b.c"]),
         broker.topics,
         lambda: broker.publish([Outgoing("a.b.c", b"k", b"v")]),
-        lambda: broker.end_offsets("a.b.c"),
+        lambda: broker.end_offsets(["a.b.c"]),
         lambda: broker.subscribe(["a.b.c"], "g", on_assign=from_start).poll(1, 1),
     ]
     for call in calls:
@@ -299,10 +299,10 @@ def test_offsets_whose_answer_is_lost_are_no_offsets(make: Make, tmp_path: Path,
         broker.create_topics([topic])
         broker.publish([Outgoing(topic, None, b"1", None, 0)])
         assert broker.flush(30)
-        assert broker.end_offsets(topic) == {0: 1, 1: 0}
+        assert broker.end_offsets([topic]) == {(topic, 0): 1, (topic, 1): 0}
         asking.set()
         with pytest.raises(Unavailable):
-            broker.end_offsets(topic)
+            broker.end_offsets([topic])
         assert proxy.was_cut.is_set()
 
 
@@ -320,8 +320,7 @@ def test_changed_partition_count_stops_the_publisher(
         end = time.monotonic() + 20
         while time.monotonic() < end:
             broker.publish(keyed(topic, range(10)))
-    ends = broker.end_offsets(topic)
-    assert set(ends) == {0, 1}
+    assert broker.end_offsets([topic]).keys() == {(topic, 0), (topic, 1)}
 
 
 def test_records_keep_their_partition_although_the_count_has_changed(
@@ -336,8 +335,9 @@ def test_records_keep_their_partition_although_the_count_has_changed(
     broker.publish(keyed(topic, range(50)))
     assert broker.flush(30)
     late = make(kafka_address)
-    assert sum(late.end_offsets(topic).values()) == 100
-    assert [count for partition, count in late.end_offsets(topic).items() if partition >= 2] == [0] * 5
+    ends = late.end_offsets([topic])
+    assert sum(ends.values()) == 100
+    assert [count for place, count in ends.items() if place.partition >= 2] == [0] * 5
 
 
 def test_topic_created_again_stops_the_publisher(

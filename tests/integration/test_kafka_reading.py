@@ -12,11 +12,11 @@ from typing import Any
 
 import kafka
 import pytest
-from kafka.coordinator.assignors.range import RangePartitionAssignor
 
 from connectors.brokers import kafka as kafka_broker
 from connectors.brokers.kafka import KafkaBroker
 from connectors.brokers.kafka_options import KafkaOptions
+from connectors.brokers.kafka_python_assignor import RoundRobin
 from sync_hub.errors import Fatal, SyncHubError, Unavailable
 from sync_hub.model import Record, TopicPartition
 from sync_hub.ports import Subscription
@@ -167,7 +167,7 @@ def test_member_that_starts_again_takes_its_place_at_once(
         read(successor, 1)
 
 
-class KnowsNoTopics(RangePartitionAssignor):  # type: ignore[misc]
+class KnowsNoTopics(RoundRobin):
     """What kafka-python does before it has heard of its topics; when it has, it joins again."""
 
     @classmethod

@@ -5,7 +5,7 @@ A source and topics in memory, beside the real session and state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 
 from sync_hub import settings as configuration
 from sync_hub.errors import Unavailable
-from sync_hub.model import Column, Heartbeat, Outgoing, SourceBatch, Table, TopicInfo
+from sync_hub.model import Column, Heartbeat, Outgoing, SourceBatch, Table, TopicInfo, TopicPartition
 from sync_hub.runtime import capture
 from sync_hub.runtime.capture import Capture, Session
 from sync_hub.runtime.control import Control
@@ -83,9 +83,9 @@ class Topics:
         """They are there."""
         return {name: TopicInfo(name, "id", 1, 1_000_000) for name in names}
 
-    def end_offsets(self, topic: str) -> dict[int, int]:
+    def end_offsets(self, topics: Iterable[str]) -> dict[TopicPartition, int]:
         """Empty."""
-        return {0: 0}
+        return {TopicPartition(topic, 0): 0 for topic in topics}
 
     def publish(self, records: Sequence[Outgoing]) -> None:
         """Durable at once, or not at all."""

@@ -82,7 +82,7 @@ def test_processes_write_at_the_same_time_and_one_is_killed(broker: EmbeddedBrok
     acknowledged = max([acknowledged, *(int(line) for line in killed.stdout.read().split())])
     assert [process.wait(60) for process in writers[:2]] == [0, 0]
     subscription = broker.subscribe([TOPIC], "g", on_assign=from_start)
-    records = read(subscription, sum(broker.end_offsets(TOPIC).values()))
+    records = read(subscription, sum(broker.end_offsets([TOPIC]).values()))
     subscription.close()
     assert_dense(records)
     for name, expected in (("a", 150), ("b", 150), ("k", None)):
@@ -174,7 +174,7 @@ def test_too_large_record_is_refused_with_its_whole_call(connect: Connect, path:
     small.create_topics([TOPIC])
     with pytest.raises(PublishingBroken, match="record_too_large"):
         small.publish([*batch(3), Outgoing(TOPIC, b"k", bytes(2000), None, 0)])
-    assert sum(small.end_offsets(TOPIC).values()) == 0
+    assert sum(small.end_offsets([TOPIC]).values()) == 0
     small.publish([Outgoing(TOPIC, b"k", bytes(1999), None, 0)])
     small.close()
 
@@ -194,7 +194,7 @@ def test_topic_created_again_stops_publisher_and_reader(broker: EmbeddedBroker, 
         subscription.poll(0.1, 1)
     assert broker.create_topics([TOPIC])[TOPIC].id == connect().topics()[TOPIC].id
     broker.publish(batch(1))
-    assert broker.end_offsets(TOPIC)[0] == 1
+    assert broker.end_offsets([TOPIC])[FIRST] == 1
     subscription.close()
 
 
@@ -221,22 +221,22 @@ class TestRetention:
         for number in range(4):
             broker.publish(batch(5, str(number)))
         broker.retain({FIRST: 12}, keep_seconds=-1)
-        assert broker.start_offsets(TOPIC)[0] == 10
-        assert broker.end_offsets(TOPIC)[0] == 20
+        assert broker.start_offsets([TOPIC])[FIRST] == 10
+        assert broker.end_offsets([TOPIC])[FIRST] == 20
         assert [record.offset for record in broker.fetch({FIRST: 10}).values()] == [10]
         assert broker.fetch({FIRST: 9}) == {}
 
     def test_keeps_what_is_young(self, broker: EmbeddedBroker) -> None:
         broker.publish(batch(5))
         broker.retain({FIRST: 5}, keep_seconds=60)
-        assert broker.start_offsets(TOPIC)[0] == 0
+        assert broker.start_offsets([TOPIC])[FIRST] == 0
         broker.retain({FIRST: 5}, keep_seconds=-1)
-        assert broker.start_offsets(TOPIC)[0] == 5
+        assert broker.start_offsets([TOPIC])[FIRST] == 5
 
     def test_keeps_partitions_that_nobody_named(self, broker: EmbeddedBroker) -> None:
         broker.publish(batch(5) + batch(5, partition=1))
         broker.retain({FIRST: 5, TopicPartition("no.such.topic", 0): 5}, keep_seconds=-1)
-        assert broker.start_offsets(TOPIC) == {0: 5, 1: 0, 2: 0}
+        assert broker.start_offsets([TOPIC]) == {FIRST: 5, (TOPIC, 1): 0, (TOPIC, 2): 0}
 
     def test_offsets_go_on_after_everything_was_deleted(self, broker: EmbeddedBroker, connect: Connect) -> None:
         broker.publish(batch(5))
@@ -244,7 +244,7 @@ class TestRetention:
         broker.close()
         again = connect()
         again.publish(batch(1, "new"))
-        assert again.start_offsets(TOPIC)[0] == 5
+        assert again.start_offsets([TOPIC])[FIRST] == 5
         assert [record.value for record in again.fetch({FIRST: 5}).values()] == [b"new0"]
 
     def test_many_batches_go_in_several_steps(self, broker: EmbeddedBroker) -> None:
@@ -253,7 +253,7 @@ class TestRetention:
         for record in run:
             broker.publish([record])
         broker.retain({FIRST: 1100}, keep_seconds=-1)
-        assert broker.start_offsets(TOPIC)[0] == 1100
+        assert broker.start_offsets([TOPIC])[FIRST] == 1100
 
     def test_space_is_used_again(self, broker: EmbeddedBroker, path: Path) -> None:
         def fill() -> None:
@@ -326,7 +326,7 @@ def test_no_partition_starves(broker: EmbeddedBroker) -> None:
 
 def test_keys_choose_their_partition_for_ever(broker: EmbeddedBroker) -> None:
     broker.publish(keyed(TOPIC, range(8), keys=8))
-    assert broker.end_offsets(TOPIC) == {0: 2, 1: 4, 2: 2}
+    assert broker.end_offsets([TOPIC]) == {FIRST: 2, (TOPIC, 1): 4, (TOPIC, 2): 2}
 
 
 @pytest.mark.parametrize(

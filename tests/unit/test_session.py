@@ -309,7 +309,7 @@ def test_a_place_that_was_passed_without_being_applied_is_noticed(target: Target
     first.turn()
     before = target.ids()
     target.publish("create", *range(41, 81))
-    end = target.broker.end_offsets(TOPIC)[0]
+    end = target.broker.end_offsets([TOPIC])[TopicPartition(TOPIC, 0)]
     assert first._subscription is not None
     first._subscription.poll(1, 3000)  # taken, and not applied
     first._places[TopicPartition(TOPIC, 0)] = end

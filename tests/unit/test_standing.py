@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from sync_hub.model import Offset
+from sync_hub.model import Offset, TopicPartition
 from sync_hub.runtime import standing
 from sync_hub.runtime.standing import Standing
 
@@ -28,10 +28,10 @@ class Target:
         assert list(pipelines) == ["a"]
         return [*self.rows, Offset("a", "erp.public.t#copied", 0, "", 99, "", "hash")]
 
-    def end_offsets(self, topic: str) -> dict[int, int]:
+    def end_offsets(self, topics: Collection[str]) -> dict[TopicPartition, int]:
         """Where the topic ends."""
-        assert topic == "erp.public.t"
-        return self.ends
+        assert list(topics) == ["erp.public.t"]
+        return {TopicPartition("erp.public.t", partition): end for partition, end in self.ends.items()}
 
 
 class Pipeline:

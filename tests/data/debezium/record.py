@@ -227,7 +227,7 @@ def line(record: Record) -> str:
 def read_topics(broker: KafkaBroker, prefix: str, count: int) -> list[Record]:
     """The records of the tables' topics, each topic in order."""
     names = [f"{prefix}.public.{table}" for table in ("customers", "full_rows", "toasted", "orders")]
-    until(lambda: sum(sum(broker.end_offsets(n).values()) for n in names if n in broker.topics()) >= count, prefix)
+    until(lambda: sum(broker.end_offsets(broker.topics().keys() & set(names)).values()) >= count, prefix)
     subscription = broker.subscribe(
         [name for name in names if name in broker.topics()], prefix, on_assign=lambda places: dict.fromkeys(places, 0)
     )
