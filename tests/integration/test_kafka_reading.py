@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import kafka
@@ -17,9 +18,11 @@ from connectors.brokers import kafka as kafka_broker
 from connectors.brokers.kafka import KafkaBroker
 from connectors.brokers.kafka_options import KafkaOptions
 from connectors.brokers.kafka_python_assignor import RoundRobin
+from connectors.sinks.sqlite import SqliteSink
 from sync_hub.errors import Fatal, SyncHubError, Unavailable
-from sync_hub.model import Record, TopicPartition
+from sync_hub.model import Offset, Record, TopicPartition
 from sync_hub.ports import Subscription
+from sync_hub.runtime.beginning import Found, find
 from sync_hub.testing.broker import connections, from_start, keyed, read
 
 
@@ -293,3 +296,27 @@ def test_group_carries_the_name_of_the_hub(
     with closing(kafka.KafkaAdminClient(bootstrap_servers=kafka_address)) as admin:
         assert f"test.{group}" in {listed["group_id"] for listed in admin.list_groups()}
         assert not admin.list_group_offsets({f"test.{group}": None}).get(f"test.{group}"), "nothing is committed"
+
+
+def test_what_is_wrong_with_one_topic_is_found_for_its_pipeline_alone(
+    broker: KafkaBroker, topic: str, kafka_address: str, tmp_path: Path
+) -> None:
+    new, compacted = f"{topic}_new", f"{topic}_compacted"
+    with closing(kafka.KafkaAdminClient(bootstrap_servers=kafka_address)) as admin:
+        admin.create_topics({compacted: {"num_partitions": 6, "configs": {"cleanup.policy": "compact"}}})
+    broker.publish(keyed(topic, range(50)))
+    assert broker.flush(30)
+    sink = SqliteSink("wh", SqliteSink.Options(path=tmp_path / "wh.db"), "test")
+    with closing(sink):
+        sink.open()
+        rows = [Offset("b", topic, partition, "id", partition, "", "hash") for partition in range(6)]
+        sink.start_offsets(rows)
+        found = find({"a": new, "b": topic, "c": compacted, "d": topic}, sink, broker)
+    with closing(kafka.KafkaAdminClient(bootstrap_servers=kafka_address)) as admin:
+        admin.delete_topics([compacted])
+    assert [name for name, one in found.items() if isinstance(one, Fatal) and one.code == "topic_compacted"] == ["c"]
+    a, b, d = (one for one in map(found.get, "abd") if isinstance(one, Found))
+    assert (a.info.partitions, a.rows, sum(a.ends.values())) == (6, [], 0)
+    assert sorted(b.rows, key=lambda row: row.partition) == rows
+    assert (b.info, b.starts, b.ends, d.rows) == (d.info, d.starts, d.ends, [])
+    assert (sum(b.starts.values()), sum(b.ends.values())) == (0, 50)
