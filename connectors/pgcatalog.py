@@ -49,8 +49,8 @@ order by 1, 2
 """
 
 
-_FIRST_OID_OF_USERS: Final = 16_384
-"""FirstNormalObjectId of PostgreSQL's access/transam.h: a type with a lower one is the same on every server."""
+_FIRST_UNPINNED_OID: Final = 12_000
+"""FirstUnpinnedObjectId of PostgreSQL's access/transam.h: a type with a lower one is the same on every server."""
 
 
 def split_name(table: str) -> tuple[str | None, str]:
@@ -157,7 +157,7 @@ class TypeNames:
 
     def name(self, connection: Connection, oid: int, modifier: int = -1) -> str:
         """The base type: domains resolved, enumerations `enum`, a type that is gone `text`."""
-        names = self._built_in if oid < _FIRST_OID_OF_USERS else self._known
+        names = self._built_in if oid < _FIRST_UNPINNED_OID else self._known
         known = names.get((oid, modifier))
         if known is None:
             known = names[oid, modifier] = self._look_up(connection, oid, modifier)

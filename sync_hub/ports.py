@@ -9,7 +9,7 @@ belongs to one thread; what may be called from another thread says so. Each conn
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -223,7 +223,8 @@ class Broker(Protocol):
         """Read these topics as one member of a group; each partition has one reader in the group at a time.
 
         `on_assign` is called with the partitions newly assigned and answers where to start each. Brokers with
-        groups of their own balance by themselves; others give member i of n every n-th partition.
+        groups of their own balance by themselves; others give member i of n every n-th
+        partition of a topic, whatever other topics it reads.
         """
         ...
 
@@ -383,6 +384,9 @@ class Sink(Protocol):
         ...
 
 
+BLOCK_BYTES: Final = 8_000_000
+
+
 @runtime_checkable
 class BlockSource(Source, Protocol):
     """A source that can also hand out rows in the form that its own kind of database loads in bulk."""
@@ -393,7 +397,7 @@ class BlockSource(Source, Protocol):
     def read_block(self, table: str, columns: Sequence[str], after: tuple[Any, ...] | None, rows: int) -> RowBlock:
         """The next rows by key after `after` as they are now, durable at the source.
 
-        `columns` include the key's. May return fewer rows: a block stays below a few megabytes, or is one row.
+        `columns` include the key's. May return fewer rows: a block ends soon after `BLOCK_BYTES`, or is one row.
         """
         ...
 

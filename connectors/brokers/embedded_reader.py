@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -97,9 +98,9 @@ class EmbeddedSubscription:
         return changed
 
     def _assign(self) -> None:
-        """Take this member's share of the topics that have appeared: of all partitions there are, every n-th.
+        """Take this member's share of the topics that have appeared: every n-th partition, not always from the first.
 
-        By their numbers in the log, which no other member sees otherwise, whatever topics it reads.
+        Where it begins depends on the topic's name alone: all members count alike, whatever else they read.
         """
         found: list[tuple[TopicPartition, int]] = []
         with sqlite.read_transaction(self._log.connection(), self._log.path) as connection:
@@ -114,7 +115,7 @@ class EmbeddedSubscription:
                 found += [
                     (TopicPartition(topic, partition), id_)
                     for partition, id_ in rows
-                    if (id_ - 1) % self._members == self._member
+                    if (zlib.crc32(topic.encode()) + partition) % self._members == self._member
                 ]
         if found:
             starts = self._on_assign([name for name, _ in found])

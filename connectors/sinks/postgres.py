@@ -68,7 +68,10 @@ class PostgresSink:
             return [pgcheck.finding(self.name, error)]
 
     def describe(self, table: str) -> Table | None:
-        """The table in the catalog now; a name without a schema is looked for in the schema of the options."""
+        """The table in the catalog now; a name without a schema is looked for in the schema of the options.
+
+        The first description is kept for writing, until the hub or a refused statement shows that it no longer holds.
+        """
         connection = self._connection()
         with self._translated():
             found = pgcatalog.describe(connection, self._full(table), target=True)

@@ -15,11 +15,13 @@ import psycopg
 from psycopg import pq
 
 from connectors.sources.pgrows import Connection, TableReader
+from sync_hub.ports import BLOCK_BYTES
 
-BLOCK_BYTES: Final = 8_000_000
 PIECE_BYTES: Final = 256_000
 """Rows are joined to pieces of this size: few large ones are cheap to hand on."""
 _CANCELLED: Final = "57014"
+_BY_INDEX: Final = "set local enable_sort = off"
+"""Else a table that the server knows little about is sorted, all that is left of it, for each block."""
 
 
 def read(
@@ -30,7 +32,9 @@ def read(
     Raises psycopg errors; the connection is closed when one leaves it amid the COPY.
     """
     try:
-        pieces, count, last, cut = _copied(connection, reader.copying(columns, after, rows).encode())
+        with connection.transaction():
+            connection.execute(_BY_INDEX)
+            pieces, count, last, cut = _copied(connection, reader.copying(columns, after, rows).encode())
     except psycopg.Error:
         if connection.pgconn.transaction_status != pq.TransactionStatus.IDLE:
             connection.close()

@@ -23,9 +23,9 @@ _SETTINGS: Final = """
 select set_config('synchronous_commit', 'local', false), set_config('row_security', 'off', false),
        set_config('default_transaction_isolation', 'read committed', false),
        set_config('default_transaction_read_only', 'off', false), set_config('lock_timeout', '30s', false),
-       set_config('enable_sort', 'off', false)
+       set_config('jit', 'off', false)
 """
-"""Rows are read in parts by their key: by its index, never by sorting what is left of the table for each part."""
+"""Statements read rows in small parts: compiling one would take longer than it runs."""
 _EMIT: Final = "select pg_catalog.pg_logical_emit_message(true, 'sync_hub', %s)"
 _HEARTBEAT: Final = """
 select pg_catalog.pg_logical_emit_message(true, 'sync_hub', pg_catalog.json_build_object(

@@ -14,9 +14,10 @@ from sync_hub.cli.options import Config, Json, load_settings
 from sync_hub.cli.output import one_line, paint, print_json_line, say_now, unread
 from sync_hub.cli.topics import known_topic
 from sync_hub.errors import ConfigError, Rejected
+from sync_hub.model import TopicPartition
 
 if TYPE_CHECKING:
-    from sync_hub.model import Record, TopicPartition
+    from sync_hub.model import Record
     from sync_hub.ports import Broker
 
 POLL_SECONDS = 0.25

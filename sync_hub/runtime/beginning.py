@@ -34,7 +34,8 @@ def find(topics: Mapping[str, str], sink: Sink, broker: Broker) -> dict[str, Fou
     except (ConfigError, Fatal, Rejected) as error:
         if len(topics) == 1:
             return dict.fromkeys(topics, error)
-        return {name: answer for one in topics.items() for name, answer in find(dict([one]), sink, broker).items()}
+        listed, half = list(topics.items()), len(topics) // 2
+        return find(dict(listed[:half]), sink, broker) | find(dict(listed[half:]), sink, broker)
     of_pipeline: dict[str, list[Offset]] = {name: [] for name in topics}
     for row in rows:
         of_pipeline[row.pipeline].append(row)

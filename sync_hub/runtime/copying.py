@@ -21,7 +21,7 @@ from sync_hub.errors import OffsetsMoved, SyncHubError, Unavailable
 from sync_hub.failpoints import failpoint
 from sync_hub.mapping.apply import compile_mapping
 from sync_hub.model import Offset, RowBlock
-from sync_hub.ports import BlockSink, BlockSource, Sink, Source
+from sync_hub.ports import BLOCK_BYTES, BlockSink, BlockSource, Sink, Source
 from sync_hub.runtime.control import Control
 from sync_hub.runtime.pipelines import COPYING, copy_row, stored_bundle
 from sync_hub.runtime.retry import Backoff
@@ -36,6 +36,7 @@ TELL_SECONDS: Final = 0.5
 FENCE_SECONDS: Final = 0.1
 FIRST_ROWS: Final = 5_000
 MOST_ROWS: Final = 200_000
+FILLED: Final = 15 / 16
 BLOCK_SECONDS: Final = 0.25
 """The time that reading one block should take: its size follows."""
 PATIENCE_SECONDS: Final = 60.0
@@ -123,19 +124,17 @@ class BlockSize:
     def __init__(self, fixed: int = 0) -> None:
         self.rows = fixed or FIRST_ROWS
         self._fixed = bool(fixed)
-        self._most = MOST_ROWS
 
-    def took(self, rows: int, seconds: float) -> None:
-        """A block came that is not the last. After one that was cut, being too large, fewer rows are asked for.
+    def took(self, rows: int, size: int, seconds: float) -> None:
+        """A block came that is not the last: so many rows of `size` bytes.
 
-        A cut costs the source a cancelled statement, and a limit far too high a plan for so many rows.
+        Fewer are asked for than would fill a block, being as wide as these: a block that is cut costs the source a
+        cancelled statement, and a limit far too high a plan for so many rows.
         """
-        if self._fixed:
-            return
-        if rows < self.rows:
-            self._most = max(1, rows * 15 // 16)
-        fits = rows * min(4.0, max(0.25, BLOCK_SECONDS / max(seconds, 0.001)))
-        self.rows = max(1, min(self._most, round(fits)))
+        if not self._fixed:
+            longer = min(4.0, max(0.25, BLOCK_SECONDS / max(seconds, 0.001)))
+            larger = FILLED * BLOCK_BYTES / max(size, 1)
+            self.rows = max(1, min(MOST_ROWS, round(rows * min(longer, larger))))
 
 
 class Copy:
@@ -221,8 +220,7 @@ class Copy:
                 block, seconds = asked.result()
                 more = block.last_key is not None
                 if more:
-                    self._size.took(block.rows, seconds)
-                if more:
+                    self._size.took(block.rows, sum(map(len, block.data)), seconds)
                     asked = following(block.last_key)
                 moved = replace(
                     row,

@@ -192,11 +192,11 @@ class Deliver:
             shared_by = tables[one.mapping.spec.target_table]
 
             def begin(one: Delivery = one, table: Any = table, shared_by: list[str] = shared_by) -> None:
-                known = found[one.name]
-                if isinstance(known, Exception):
-                    raise known
+                mine = found[one.name]
+                if isinstance(mine, Exception):
+                    raise mine
                 one.fit(sink, table, shared_by, copy=self._copies(one.pipeline.source))
-                one.start(known, sink, broker, self._state)
+                one.start(mine, sink, broker, self._state)
 
             if self._tried(one, begin) and not one.copying:
                 session.deliveries[name] = one

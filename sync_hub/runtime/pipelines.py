@@ -229,15 +229,16 @@ class Delivery:
     def start(self, found: Found, sink: Sink, broker: Broker, state: State) -> None:
         """Make sure of an offset row for every partition. A pipeline that is new starts at the topic's end.
 
-        What was found holds for one that is under way; one that begins or is loaded again looks anew, as other workers
-        may begin it meanwhile.
+        What was found holds for one that was under way before; for one that began or was loaded again since, it may be
+        from before another worker moved its offsets, and is looked at anew.
         """
         self.info = found.info
         phase = state.phase(self.name)
-        begins = phase in BEGINNING or not found.rows
+        begins = not (BEGINNING.isdisjoint({phase, self.pipeline.phase}) and found.rows)
+        starts = broker.start_offsets([self.topic]) if begins else found.starts
         rows = sink.load_offsets([self.name]) if begins else found.rows
         if phase == "adopting":
-            rows = self._adopt(rows, sink, broker)
+            rows = self._adopt(rows, starts, sink, broker)
         if not rows and phase not in {"new", "starting"}:
             raise Fatal(
                 "offsets_lost",
@@ -260,10 +261,7 @@ class Delivery:
         copied = copy_row(rows)
         rows = self.own(rows)
         self._prove(rows)
-        if begins:
-            self._prove_bounds(rows, broker.start_offsets([self.topic]), broker.end_offsets([self.topic]))
-        else:
-            self._prove_bounds(rows, found.starts, found.ends)
+        self._prove_bounds(rows, starts, broker.end_offsets([self.topic]) if begins else found.ends)
         if self._person_looked:
             looked_at = {place.partition: end for place, end in broker.end_offsets([self.topic]).items()}
             self.share, self._person_looked = Share(looked_at), False
@@ -281,13 +279,14 @@ class Delivery:
             return []
         return [Offset(self.name, self.topic + COPIED_ROWS, 0, uuid.uuid4().hex, 0, "", self.mapping.hash)]
 
-    def _adopt(self, rows: Sequence[Offset], sink: Sink, broker: Broker) -> list[Offset]:
+    def _adopt(
+        self, rows: Sequence[Offset], starts: Mapping[TopicPartition, int], sink: Sink, broker: Broker
+    ) -> list[Offset]:
         """Fit the offset rows to the mapping and the topic as they are now: all rows are about to be loaded again.
 
         Reading goes on where it stood if that place is still in the same topic, else at its end. What is parked gives
         way to the rows that come: one that is gone from the source has no event that would take its place.
         """
-        starts = broker.start_offsets([self.topic])
         ends = {row.partition: row for row in self._at_end(broker)}
         ours = {row.partition: row for row in rows if row.topic == self.topic}
         known = {place: row for place, row in ours.items() if place in ends}

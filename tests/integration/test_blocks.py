@@ -12,9 +12,11 @@ from pydantic import SecretStr
 
 from connectors.sinks.postgres import PostgresSink
 from connectors.sources import pgblocks
+from connectors.sources.pgqueries import Queries
 from connectors.sources.postgres import PostgresSource
 from sync_hub.errors import OffsetsMoved, Rejected, Unavailable
 from sync_hub.model import Offset, RowBlock
+from tests.end_to_end.hub import wait_until
 
 DDL = """create table t (n integer, k text collate "C", v numeric, d timestamptz, b bytea, a text[], j jsonb, m money,
     f double precision, i interval, x text, primary key (k, n))"""
@@ -31,6 +33,7 @@ insert into t select n,
     case n % 4 when 0 then '\N' when 1 then null else repeat('x', n) end
 from generate_series(1, 60) n
 """
+SCANS = "select seq_scan, idx_scan from pg_stat_user_tables where relname = 't'"
 START = Offset("p", "topic#copied", 0, "token", 0, "", "hash")
 
 
@@ -143,11 +146,20 @@ def test_a_block_is_read_by_the_index_although_the_server_knows_nothing_of_the_t
     key: str, source_dsn: str, target_dsn: str
 ) -> None:
     ddl = f"create table t as select {key} as k, n from generate_series(1, 100000) n"
-    with ends(source_dsn, target_dsn, f"{ddl}; alter table t add primary key (k)") as (source, _):
-        reader = source._kept_reader("public.t")
-        first = "0" if key == "n" else ""
-        statement = reader.copying(["k", "n"], (first,), 50_000).removeprefix("copy (").removesuffix(") to stdout")
-        with source._queries.use() as connection:
-            plan = "\n".join(line for (line,) in connection.execute(f"explain {statement}".encode()).fetchall())
-        assert "Index Scan" in plan
-        assert "Sort" not in plan
+    ddl += "; alter table t add primary key (k)"
+    with psycopg.connect(source_dsn, autocommit=True) as connection, ends(source_dsn, target_dsn, ddl) as (source, _):
+        ((whole, by_index),) = connection.execute(SCANS).fetchall()
+        block = source.read_block("public.t", ["k", "n"], ("0" if key == "n" else "",), 50_000)
+        assert block.rows == 50_000
+        source.close()
+        now = wait_until(lambda: [row for row in connection.execute(SCANS) if row != (whole, by_index)], "counted")
+    assert now == [(whole, by_index + 1)]
+
+
+def test_statements_that_read_small_parts_are_not_compiled(any_dsn: str) -> None:
+    queries = Queries(any_dsn, "erp", "test")
+    with queries.use() as connection:
+        connection.execute("set jit_above_cost = 0")
+        plan = connection.execute("explain (analyze) select sum(n) from generate_series(1, 10) n").fetchall()
+    queries.close()
+    assert "JIT" not in str(plan)

@@ -352,3 +352,20 @@ def test_check_makes_the_file_and_finds_nothing(broker: EmbeddedBroker, tmp_path
     wrong = EmbeddedBroker("broker", EmbeddedOptions(path=tmp_path / "plain" / "log.db"), "test")
     assert [finding.code for finding in wrong.check()] == ["database_not_accessible"]
     os.truncate(tmp_path / "plain", 0)
+
+
+def test_members_share_topics_of_one_partition_in_whatever_order_they_were_made(tmp_path: Path) -> None:
+    broker = EmbeddedBroker("broker", EmbeddedOptions(path=tmp_path / "log.db", partitions=1), "test")
+    topics = [f"erp.public.t{number:03}" for number in range(200)]
+    broker.create_topics(topics)
+    for mine in (topics, topics[::2]):
+        shares = []
+        for member in range(2):
+            subscription = broker.subscribe(mine, "g", member=member, members=2, on_assign=from_start)
+            subscription.poll(0, 1)
+            shares.append(set(subscription.assignment()))
+            subscription.close()
+        assert shares[0] | shares[1] == {(topic, 0) for topic in mine}
+        assert not shares[0] & shares[1]
+        assert all(len(share) > len(mine) / 3 for share in shares)
+    broker.close()

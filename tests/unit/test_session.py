@@ -15,6 +15,9 @@ from msgspec.structs import replace
 from sync_hub.envelope import Encoder, topic_name
 from sync_hub.errors import Fatal, OffsetsMoved, Unavailable
 from sync_hub.model import Column, Operation, Outgoing, Record, SinkBatch, Table, TopicPartition
+from sync_hub.ports import Broker, Sink
+from sync_hub.runtime import beginning, deliver
+from sync_hub.runtime.beginning import Found
 from sync_hub.runtime.control import Control
 from sync_hub.runtime.deliver import Deliver
 from sync_hub.runtime.pipelines import register
@@ -317,3 +320,44 @@ def test_a_place_that_was_passed_without_being_applied_is_noticed(target: Target
     with pytest.raises(OffsetsMoved, match=f"which was read from {end}"):
         first.turn()
     assert target.ids() == before
+
+
+@pytest.mark.parametrize("lost", ["offset_gone", "topic_recreated", "mapping_differs"])
+def test_a_worker_that_looked_before_another_one_adopted_begins_all_the_same(
+    lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target(tmp_path, "t")
+    target.publish("create", *range(1, 41))
+    target.turns(3)
+    for worker in target.workers:
+        worker.close()
+    if lost == "offset_gone":
+        target.publish("create", *range(41, 81))
+        target.broker.retain(target.broker.end_offsets([TOPIC]), keep_seconds=-1)
+    else:
+        column = "topic_id" if lost == "topic_recreated" else "mapping_hash"
+        with sqlite3.connect(tmp_path / "crm.db") as connection:
+            connection.execute(f"update sync_hub_offsets set {column} = 'other'")
+    target.state.reload(["m"], "asked for")
+    workers: list[Deliver] = []
+
+    def begin(member: int) -> None:
+        control = Control(f"deliver:crm:{member}")
+        sink, broker = target.settings.sink("crm"), target.settings.new_broker()
+        session = Session("crm", sink, broker, target.state, target.settings, control)
+        sink.open()
+        worker = Deliver("crm", target.settings, target.state, control, member)
+        worker._prepare(session, sink, broker)
+        session.close()
+        workers.append(worker)
+
+    def find(topics: Mapping[str, str], sink: Sink, broker: Broker) -> dict[str, Found | Exception]:
+        found = beginning.find(topics, sink, broker)
+        monkeypatch.undo()
+        begin(0)
+        return found
+
+    monkeypatch.setattr(deliver, "find", find)
+    begin(1)
+    assert [worker._deliveries["m"].error for worker in workers] == [None, None]
+    assert target.state.phase("m") == "ready"
