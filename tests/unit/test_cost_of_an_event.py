@@ -6,6 +6,7 @@ standard library. Both take turns; the cheapest turn of each counts. The bounds 
 
 from __future__ import annotations
 
+import gc
 import json
 import struct
 import time
@@ -112,13 +113,18 @@ def read_plainly() -> list[Any]:
 
 
 def cost_ratio(ours: Callable[[], Any], plain: Callable[[], Any]) -> float:
-    """What ours costs when the plain loop costs 1; processor time, so others on the machine do not count."""
+    """What ours costs when the plain loop costs 1; processor time, so others on the machine do not count.
+
+    Without collecting garbage: that costs by what else is in this process.
+    """
     cheapest = [float("inf")] * 2
+    gc.disable()
     for _ in range(TURNS):
         for place, work in enumerate((ours, plain)):
             before = time.process_time()
             work()
             cheapest[place] = min(cheapest[place], time.process_time() - before)
+    gc.enable()
     return cheapest[0] / cheapest[1]
 
 

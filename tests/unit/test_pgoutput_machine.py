@@ -200,9 +200,9 @@ class Stream(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def cut(self, data: st.DataObject) -> None:
-        """A message that ends too early says nothing, unless nobody wants to know."""
+        """A message that ends too early says nothing, unless it says that nobody wants to know."""
         part = self.last[: data.draw(st.integers(0, len(self.last) - 1))]
-        if len(part) >= 5 and part[0] in b"IUD" and struct.unpack("!I", part[1:5])[0] == UNWANTED:
+        if len(part) > 5 and part[0] in b"IUD" and struct.unpack("!I", part[1:5])[0] == UNWANTED:
             assert self.decoder.decode(part) == Skipped()
         else:
             self.refuses(part)
