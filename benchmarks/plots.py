@@ -8,18 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.experiment import SUBJECTS
+from benchmarks.experiment import HUBS, SUBJECTS
 from benchmarks.figures import Comparison
 from benchmarks.goals import CPU, MEMORY, RATE, VALUES
+from benchmarks.workloads import WORKLOADS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.patches import Patch
 
 COLOURS = dict(
     zip(SUBJECTS, ("#1b6ca8", "#5aa9e6", "#7fc8a9", "#9a9a9a", "#bdbdbd", "#d9d9d9", "#d1495b"), strict=True)
 )
 LEGS = ("capture", "deliver", "end-to-end", "snapshot")
 GROWTH = ("a", "a10", "f", "g", "h1", "h2", "h4", "h8")
+GROWN = "values (rows × columns) a second, all targets (more is better)"
 WIDTH = 0.8
 
 
@@ -34,11 +37,11 @@ def draw(compared: Sequence[Comparison], out: Path) -> list[str]:
     growth = _of_common_subjects([one for one in compared if one.leg == "end-to-end" and one.workload in GROWTH])
     growth.sort(key=lambda one: GROWTH.index(one.workload))
     names = [
-        _bars(out / "throughput.png", "rows a second", RATE, main),
-        _bars(out / "cpu.png", "µs of CPU a row", CPU, main),
-        _bars(out / "memory.png", "peak memory, MB", MEMORY, main),
+        _bars(out / "throughput.png", "rows a second (more is better)", RATE, main),
+        _bars(out / "cpu.png", "CPU of the subject's own processes, µs a row (less is better)", CPU, main),
+        _bars(out / "memory.png", "peak memory of the subject's own processes, MB (less is better)", MEMORY, main),
         _latencies(out / "latency.png", latency),
-        _bars(out / "growth.png", "values a second, all targets", VALUES, growth) if len(growth) > 1 else "",
+        _bars(out / "growth.png", GROWN, VALUES, growth) if len(growth) > 1 else "",
     ]
     return [name for name in names if name]
 
@@ -49,7 +52,7 @@ def _of_common_subjects(compared: Sequence[Comparison]) -> list[Comparison]:
     return [replace(one, cells={name: one.cells[name] for name in one.cells if name in common}) for one in compared]
 
 
-def _bars(path: Path, label: str, metric: str, compared: Sequence[Comparison]) -> str:
+def _bars(path: Path, title: str, metric: str, compared: Sequence[Comparison]) -> str:
     """One group of bars a comparison, one bar a subject; whiskers from the smallest to the largest run."""
     compared = [one for one in compared if any(cell.values.get(metric) for cell in one.cells.values())]
     if not compared:
@@ -66,16 +69,12 @@ def _bars(path: Path, label: str, metric: str, compared: Sequence[Comparison]) -
         for number, cell in enumerate(shown):
             values, median = cell.values[metric], cell.median(metric) or 0
             width = WIDTH / len(shown)
-            axes.bar(
-                place - WIDTH / 2 + (number + 0.5) * width,
-                median,
-                width,
-                color=COLOURS[cell.subject],
-                yerr=[[median - min(values)], [max(values) - median]],
-                capsize=2,
-            )
+            spread = [[median - min(values)], [max(values) - median]] if len(values) > 1 else None
+            centre = place - WIDTH / 2 + (number + 0.5) * width
+            axes.bar(centre, median, width, color=COLOURS[cell.subject], yerr=spread, capsize=2)
     axes.set_xticks(range(len(compared)), [f"{one.leg}\n{one.workload}" for one in compared])
-    axes.set_ylabel(label)
+    axes.set_title(title)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     _legend(axes, subjects)
     figure.savefig(path, dpi=110)
     return path.name
@@ -88,25 +87,31 @@ def _latencies(path: Path, compared: Sequence[Comparison]) -> str:
         return ""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5 * len(compared), 4), layout="constrained")
+    figure = Figure(figsize=(5 * len(compared), 4.5), layout="constrained")
+    figure.suptitle("latency from insert to insert, ms, logarithmic (less is better)")
     shapes = ("p50", "p95", "p99", "max")
     for axes, one in zip(figure.subplots(1, len(compared), squeeze=False)[0], compared, strict=True):
         for cell in one.cells.values():
             values = [cell.median(f"latency_ms.{name}") for name in shapes]
             if None not in values:
-                axes.plot(shapes, values, marker="o", color=COLOURS[cell.subject], label=cell.subject)
+                axes.plot(shapes, values, marker="o", color=COLOURS[cell.subject])
         axes.set_yscale("log")
-        axes.set_ylabel("ms from source to target")
-        axes.set_title(f"workload {one.workload}")
-        axes.legend(frameon=False)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_title(WORKLOADS[one.workload].title)
         axes.grid(axis="y", alpha=0.3)
+    subjects = [name for name in SUBJECTS if any(name in one.cells for one in compared)]
+    figure.legend(handles=_patches(subjects), loc="outside lower center", ncols=len(subjects), frameon=False)
     figure.savefig(path, dpi=110)
     return path.name
 
 
-def _legend(axes: Axes, subjects: Sequence[str]) -> None:
+def _patches(subjects: Sequence[str]) -> list[Patch]:
     from matplotlib.patches import Patch
 
-    axes.legend(handles=[Patch(color=COLOURS[name], label=name) for name in subjects], frameon=False)
+    return [Patch(color=COLOURS[name], label=f"hub, {name}" if name in HUBS else name) for name in subjects]
+
+
+def _legend(axes: Axes, subjects: Sequence[str]) -> None:
+    axes.legend(handles=_patches(subjects), frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
