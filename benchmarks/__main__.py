@@ -8,12 +8,15 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, NoReturn
 
-from benchmarks import machine, report
+from benchmarks import machine, recorded, report
 from benchmarks.databases import Servers
 from benchmarks.debezium import DebeziumSubject
-from benchmarks.experiment import ALL_LEGS, HUBS, SUBJECTS, Choice, append, planned, run
+from benchmarks.experiment import ALL_LEGS, HUBS, SUBJECTS, Choice, Comparison, Refused, append, planned, run
 from benchmarks.hub import HubSubject
 from benchmarks.limits import CopySubject, ReceiverSubject, ReplicationSubject
 from benchmarks.subjects import Subject
@@ -21,26 +24,64 @@ from benchmarks.workloads import WORKLOADS
 from tests.servers.kafka import Kafka
 
 RESULTS = Path("benchmarks/results")
+ABLE = dict.fromkeys(HUBS, HubSubject.legs) | {
+    one.name: one.legs for one in (ReplicationSubject, ReceiverSubject, CopySubject, DebeziumSubject)
+}
+"""The legs that each subject can be measured in."""
+INTERRUPTED = 128 + signal.SIGINT
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, or report."""
-    given = _arguments()
-    if given.command == "report":
-        print(report.write(given.file, given.out or given.file.parent, given.page))
-        return
-    signal.signal(signal.SIGTERM, _end)
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    try:
+        if given.command == "report":
+            print(report.write(given.file, given.out or given.file.parent, given.page))
+        else:
+            _measure_and_report(given)
+    except Refused as error:
+        parser.error(str(error))
+
+
+def _measure_and_report(given: argparse.Namespace) -> None:
+    """Measure what was chosen, and report it, also after an interrupt."""
+    choice = Choice(given.leg or (), given.workload or (), given.subject or (), given.peers, given.rows)
+    comparisons = planned(choice, ABLE.__getitem__)
+    if not comparisons:
+        raise Refused(
+            "nothing to measure: no chosen subject does a chosen leg on a chosen workload; see docs/performance.md"
+        )
     out = given.out or RESULTS / time.strftime("%Y-%m-%d-%H%M%S")
-    out.mkdir(parents=True, exist_ok=True)
-    results = out / "results.jsonl"
-    append(results, {"machine": machine.describe()})
+    found = machine.describe()
+    results = _begun(out, found)
     folder = Path(tempfile.mkdtemp(prefix="sync-hub-bench-"))
     folder.chmod(0o755)
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        _measure(given, folder, results)
+        _measure(comparisons, given.repeats, folder, results, found["versions"]["commit"])
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         print(report.write(results, out))
+
+
+def _begun(out: Path, found: dict[str, Any]) -> Path:
+    """The file of results in a folder, with the machine in it, behind what is there from before."""
+    results = out / "results.jsonl"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        there = results.read_bytes() if results.exists() else b""
+        if there and not there.endswith(b"\n"):
+            raise Refused(f"{results}: its last line is not finished; remove it, or give another folder with --out")
+        if there:
+            recorded.load(results)
+        append(results, {"machine": found})
+    except OSError as error:
+        raise Refused(f"cannot write to {out}: {error.strerror}; give another folder with --out") from error
+    return results
 
 
 def _end(*_: object) -> None:
@@ -48,17 +89,13 @@ def _end(*_: object) -> None:
     sys.exit(143)
 
 
-def _measure(given: argparse.Namespace, folder: Path, results: Path) -> None:
-    servers, kafka = Servers(folder), Kafka(folder / "kafka")
-    kafka.start()
-    try:
-        subjects = _subjects(folder, kafka.address)
-        choice = Choice(given.leg or (), given.workload or (), given.subject or (), given.peers, given.rows)
-        comparisons = planned(choice, lambda name: subjects[name].legs)
-        run(comparisons, subjects, servers, given.repeats, results)
-    finally:
-        kafka.stop()
-        servers.close()
+def _measure(comparisons: Sequence[Comparison], repeats: int, folder: Path, results: Path, commit: str) -> None:
+    with ExitStack() as started:
+        servers, kafka = Servers(folder), Kafka(folder / "kafka")
+        started.callback(servers.close)
+        started.callback(kafka.stop)
+        kafka.start()
+        run(comparisons, _subjects(folder, kafka.address), servers, repeats, results, commit)
 
 
 def _subjects(folder: Path, kafka_address: str) -> dict[str, Subject]:
@@ -72,14 +109,26 @@ def _subjects(folder: Path, kafka_address: str) -> dict[str, Subject]:
     return {subject.name: subject for subject in made}
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line; `--help` has the options."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number; give 1 or more")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--leg", action="append", choices=ALL_LEGS, help="repeatable; default: all")
     parser.add_argument("--workload", action="append", choices=WORKLOADS, help="repeatable; default: those of the plan")
     parser.add_argument("--subject", action="append", choices=SUBJECTS, help="repeatable; default: hub and limits")
     parser.add_argument("--peers", action="store_true", help="with Debezium on Kafka Connect, fetched by Maven")
-    parser.add_argument("--rows", type=int, help="instead of each workload's own number")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds (3)")
+    parser.add_argument("--rows", type=_positive, help="instead of each workload's own number")
+    parser.add_argument("--repeats", type=_positive, default=3, help="rounds (3)")
     parser.add_argument("--out", type=Path, help=f"folder of results and report; default: a new one in {RESULTS}")
     parser.set_defaults(command="measure")
     commands = parser.add_subparsers(metavar="report FILE", help="make the report of a file of results again")
@@ -88,7 +137,7 @@ def _arguments() -> argparse.Namespace:
     command.add_argument("--out", type=Path, help="folder of the report; default: the file's")
     command.add_argument("--page", type=Path, help="write the figures into this page, plots beside it")
     command.set_defaults(command="report")
-    return parser.parse_args()
+    return parser
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -91,7 +92,7 @@ class Databases:
         self.name = f"b{uuid.uuid4().hex[:8]}"
         self.workload, self.rows = workload, rows
         self.tables = workload.captured
-        self._servers = servers
+        self._servers, self._template = servers, template
         self.target_names = [f"{self.name}_{number}" for number in range(1, workload.targets + 1)]
         _administer(servers.source, f"create database {self.name} template {template} strategy file_copy")
         for name in self.target_names:
@@ -101,6 +102,8 @@ class Databases:
         self.target_dsns = [servers.target.dsn(name) for name in self.target_names]
         self.source: Connection = psycopg.connect(self.source_dsn, autocommit=True)
         self.targets: list[Connection] = [psycopg.connect(dsn, autocommit=True) for dsn in self.target_dsns]
+        self._first_transaction = _number(self.source, "select pg_snapshot_xmax(pg_current_snapshot())::text")
+        """Rows of the template were written by older ones."""
 
     def change(self) -> Events:
         """Make the workload's changes; how many events they are, the last rows included."""
@@ -138,6 +141,17 @@ class Databases:
     def arrival(self) -> Arrival:
         """What tells when all is there."""
         return Arrival(self)
+
+    def changed_keys(self, table: Table) -> set[Any]:
+        """Keys of the source's rows that were written since it was made, and of those from before that are gone."""
+        there: dict[Any, bool] = dict(
+            self.source.execute(
+                f"select {table.key}, xmin::text::bigint >= {self._first_transaction} from {table.name}".encode()
+            )
+        )
+        with psycopg.connect(self._servers.source.dsn(self._template)) as before:
+            gone = {key for (key,) in before.execute(f"select {table.key} from {table.name}".encode())} - there.keys()
+        return gone | {key for key, written in there.items() if written}
 
     def count(self) -> int:
         """Rows in all tables of all targets."""

@@ -99,14 +99,15 @@ class DebeziumSession:
 
     def start(self, *parts: str) -> None:
         """The source connector goes on where it stood; sinks are there already, or are created."""
-        if "deliver" in parts and len(self._made) == 1:
+        if "deliver" in parts and not set(self._sinks) & set(self._made):
             self._create_sinks()
         if "capture" in parts:
             self._connect.resume(self._source)
 
     def stop(self, *parts: str) -> None:
         """Stop connectors."""
-        for name in ([self._source] if "capture" in parts else []) + (self._made[1:] if "deliver" in parts else []):
+        names = {"capture": [self._source], "deliver": self._sinks}
+        for name in [name for part in parts for name in names[part] if name in self._made]:
             self._connect.stop(name)
 
     def captured(self, events: Events) -> bool:
@@ -118,12 +119,16 @@ class DebeziumSession:
         return difference(self._topics, self.databases.name, self.databases, events)
 
     def load(self) -> float:
-        """From the first record in a topic: the connectors' start does not count."""
-        self._create(self._source, self._source_config(schemas=True, snapshot="initial"))
-        first = {self.databases.tables[0].name: 1}
-        started = wait_until(lambda: self.captured(first), "a first record", self.check, 120)
+        """From the first record in a topic: the connectors' start does not count.
+
+        The sinks run before there is something to read, on topics that are made for them.
+        """
+        made = self.databases
+        self._topics.create([self._topic(table.name) for table in made.tables], made.workload.partitions)
         self._create_sinks()
-        return started
+        self._create(self._source, self._source_config(schemas=True, snapshot="initial"))
+        first = {made.tables[0].name: 1}
+        return wait_until(lambda: self.captured(first), "a first record", self.check, 120)
 
     def usage(self, parts: Sequence[str]) -> Usage:
         """Of the JVM, which has all parts."""

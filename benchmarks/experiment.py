@@ -26,6 +26,10 @@ AGAIN = "again"
 """The series of the first subject's second run in each round: what differs between its two series is noise."""
 
 
+class Refused(Exception):
+    """What was asked for cannot be done: what, where, and what to do instead, in one line."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One leg on one workload by some subjects."""
@@ -99,18 +103,24 @@ def run(
     servers: Servers,
     repeats: int,
     results: Path,
+    commit: str,
 ) -> None:
-    """Make the comparisons. Every result is appended to `results` as soon as it is known, and told."""
+    """Make the comparisons on a commit. Every result is appended to `results` as soon as it is known, and told."""
     for comparison in comparisons:
         try:
-            _compare(comparison, subjects, servers, repeats, results)
+            _compare(comparison, subjects, servers, repeats, results, commit)
         finally:
             for name in comparison.subjects:
                 subjects[name].close()
 
 
 def _compare(
-    comparison: Comparison, subjects: dict[str, Subject], servers: Servers, repeats: int, results: Path
+    comparison: Comparison,
+    subjects: dict[str, Subject],
+    servers: Servers,
+    repeats: int,
+    results: Path,
+    commit: str,
 ) -> None:
     first, *others = comparison.subjects
     series = [(first, ""), *((name, "") for name in others), (first, AGAIN)]
@@ -127,6 +137,7 @@ def _compare(
                 "round": number,
                 "asked_rows": comparison.rows,
                 "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "commit": commit,
             } | figures
             append(results, result)
             print(line(result), flush=True)
@@ -150,10 +161,20 @@ def _measure(leg: str, workload: Workload, rows: int, subject: Subject, servers:
             finally:
                 session.close()
     except Exception as error:  # a leg that fails is printed as failed, and the others go on
+        _raise_interrupt(error)
         text = " ".join(str(error).split())
         figures = {"error": f"{type(error).__name__}: {text[:500]}"}
     wrong = figures.pop("error", "") or figures.pop("difference", "")
     return {"ok": not wrong, "error": wrong} | figures | {"whole_seconds": round(time.monotonic() - started, 1)}
+
+
+def _raise_interrupt(error: BaseException) -> None:
+    """Who interrupts may have interrupted servers as well: that cleaning up fails then must not hide it."""
+    context = error.__context__
+    while context:
+        if not isinstance(context, Exception):
+            raise context
+        context = context.__context__
 
 
 def append(results: Path, entry: dict[str, Any]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,8 @@ from benchmarks.workloads import WORKLOADS
 LATENCIES = ("p50", "p95", "p99", "max")
 METRICS = (RATE, VALUES, CPU, MEMORY, "seconds", *(f"latency_ms.{name}" for name in LATENCIES))
 KNOWN = {
-    *("leg", "workload", "subject", "series", "round", "asked_rows", "at", "ok", "error", "rows", "note"),
+    *("leg", "workload", "subject", "series", "round", "asked_rows", "at", "commit", "machine"),
+    *("ok", "error", "rows", "note"),
     *(RATE, VALUES, CPU, MEMORY, "seconds", "latency_ms", "whole_seconds"),
 }
 
@@ -30,6 +31,13 @@ class Cell:
     rows: list[int] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     note: str = ""
+    origins: Counter[str] = field(default_factory=Counter)
+    """How many runs were measured on which commit, and machine where there are several."""
+
+    @property
+    def runs(self) -> int:
+        """Good and failed ones."""
+        return len(self.rows) + len(self.failed)
 
     def median(self, metric: str) -> float | None:
         """None when there is no good run."""
@@ -38,6 +46,7 @@ class Cell:
 
     def add(self, result: Mapping[str, Any]) -> None:
         """One run."""
+        self.origins[_origin(result)] += 1
         if not result["ok"]:
             self.failed.append(result["error"])
             return
@@ -62,27 +71,17 @@ class Comparison:
     again: Cell | None = None
     """The first subject's second series."""
 
+    @property
+    def origins(self) -> Counter[str]:
+        """Those of all its runs."""
+        return sum((cell.origins for cell in (*self.cells.values(), self.again) if cell), Counter())
+
     def noise(self, metric: str) -> float | None:
         """What the medians of the two series of the same subject differ by, as a part of their mean."""
         if self.again is None or self.again.subject not in self.cells:
             return None
         one, other = self.cells[self.again.subject].median(metric), self.again.median(metric)
         return abs(one - other) / ((one + other) / 2) if one and other else None
-
-
-def read(lines: Iterable[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The machines and the results of a file; a last line that was not finished is left out."""
-    machines, results = [], []
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if "machine" in entry:
-            machines.append(entry["machine"])
-        else:
-            results.append(entry)
-    return machines, results
 
 
 def comparisons(results: Sequence[Mapping[str, Any]]) -> list[Comparison]:
@@ -109,9 +108,13 @@ class Medians:
 
     def __call__(self, leg: str, workload: str, subject: str, metric: str) -> float | None:
         """None when there is none."""
-        one = self._by.get((leg, workload))
-        cell = one.cells.get(subject) if one else None
+        cell = self.cell(leg, workload, subject)
         return cell.median(metric) if cell else None
+
+    def cell(self, leg: str, workload: str, subject: str) -> Cell | None:
+        """The runs that a median is of; None when there are none."""
+        one = self._by.get((leg, workload))
+        return one.cells.get(subject) if one else None
 
 
 def title(one: Comparison) -> str:
@@ -133,3 +136,8 @@ def ratios(one: Comparison, cell: Cell, against: Iterable[str], metric: str) -> 
     for name in against:
         other = one.cells[name].median(metric)
         yield own / other if own and other else None
+
+
+def _origin(result: Mapping[str, Any]) -> str:
+    machine = result.get("machine", 1)
+    return f"{result.get('commit', 'unknown')}{f' on machine {machine}' if machine > 1 else ''}"

@@ -36,17 +36,24 @@ class Goal:
         return f"{self.leg} {self.workload}, {WORDS[self.metric]}, {self.subject}{other}"
 
     @property
+    def sides(self) -> tuple[tuple[str, str], ...]:
+        """Workload and subject of what is measured, and of what it is divided by."""
+        own = (self.workload, self.subject)
+        if not (self.against or self.beside):
+            return (own,)
+        return own, (self.beside or self.workload, self.against or self.subject)
+
+    @property
     def sign(self) -> str:
         """Of the bound."""
         return "≥" if self.at_least else "≤"
 
     def value(self, median: Median) -> float | None:
         """What was reached; None when something was not measured."""
-        own = median(self.leg, self.workload, self.subject, self.metric)
-        if own is None or not (self.against or self.beside):
+        own, *others = (median(self.leg, workload, subject, self.metric) for workload, subject in self.sides)
+        if own is None or not others:
             return own
-        other = median(self.leg, self.beside or self.workload, self.against or self.subject, self.metric)
-        return own / other if other else None
+        return own / others[0] if others[0] else None
 
     def reached(self, value: float) -> bool:
         """Whether a value is as good as the bound, or better."""

@@ -152,9 +152,9 @@ def _arrived(session: Session, databases: Databases, clock: _Clock, changed: Eve
     figures = clock.figures(ended, sum(changed.values()), databases)
     difference = databases.difference()
     while difference and time.monotonic() < ended + LATE_SECONDS:
-        session.check()
         looked = time.monotonic()
         difference = databases.difference()
+        session.check()
         figures = clock.figures(looked, sum(changed.values()), databases)
     return figures | {"rows": databases.count(), "difference": difference}
 

@@ -51,4 +51,4 @@ def _said(*command: str) -> str:
         done = subprocess.run(command, check=False, capture_output=True, text=True)
     except OSError:
         return "none"
-    return (done.stdout or done.stderr).strip() or "none"
+    return "none" if done.returncode else (done.stdout or done.stderr).strip()

@@ -8,19 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import plots
-from benchmarks.experiment import HUBS
-from benchmarks.figures import LATENCIES, METRICS, Cell, Comparison, Medians, comparisons, ratios, read, title
-from benchmarks.goals import CPU, GOALS, MEMORY, RATE
+from benchmarks.experiment import HUBS, Refused
+from benchmarks.figures import LATENCIES, METRICS, Cell, Comparison, comparisons, ratios, title
+from benchmarks.goals import CPU, MEMORY, RATE
+from benchmarks.recorded import load
+from benchmarks.verdicts import verdicts
 
 PLACE = "## What was measured\n"
 PREAMBLE = """
 - Every figure is the median of its runs; in brackets the smallest and the largest. Runs of the subjects take turns.
 - A figure counts when all rows have arrived and are equal: by counts and checksums of both databases, for capture by
-  counting the topic's records and comparing each key's last state with the source. What failed is printed as failed.
+  counting the topic's records, finding every key that was changed, and comparing each key's last state with the source.
+  What failed is printed as failed; a goal is not reached when more than half of the runs of a side failed.
+- What was measured on several commits says on which; a goal says so when its sides are of different ones.
 - *Noise* is how far the medians of two series of the same subject, measured in turn with the others, lie apart:
   differences below it mean nothing.
 - The clock runs from the answer to START_REPLICATION (capture, end to end), from the target's first rows (deliver), or
   from when reading of existing rows has begun (snapshot): starting interpreters and virtual machines is left out.
+  Debezium's sinks run before its source is read.
 - CPU and memory are those of the subject's own processes: user and system time; VmHWM, in sum. Memory of one Connect
   worker is that of its whole JVM.
 - Autovacuum is off on both servers. `confluent`, `kafka-python`, `embedded`: the hub, named after its broker client.
@@ -38,61 +43,89 @@ def write(results: Path, out: Path, page: Path | None = None) -> Path:
 
     With a page, what follows its heading `PLACE` is replaced by the figures; plots go to a folder beside it.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with results.open() as file:
-        machines, found = read(file)
+    machines, found = load(results)
     compared = comparisons(found)
-    (out / "report.json").write_text(json.dumps(_document(machines, compared), indent=1) + "\n")
-    report = page or out / "report.md"
-    pictures = plots.draw(compared, out if page is None else page.with_suffix(""))
-    if page is None:
-        report.write_text("\n\n".join(["# What was measured", *markdown(machines, compared, pictures, "")]) + "\n")
-    else:
-        kept, heading, _ = page.read_text().partition(PLACE)
-        if not heading:
-            raise ValueError(f"{page} has no heading {PLACE.strip()}")
-        figures = "\n\n".join(markdown(machines, compared, pictures, f"{page.stem}/"))
-        page.write_text(f"{kept}{heading}\n{figures}\n")
+    above = _above(page) if page else "# What was measured\n"
+    report, folder = (page, page.with_suffix("")) if page else (out / "report.md", out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "report.json").write_text(json.dumps(_document(machines, compared), indent=1) + "\n")
+        pictures = plots.draw(compared, folder)
+        figures = markdown(machines, compared, pictures, f"{page.stem}/" if page else "")
+        report.write_text("\n".join([above, "\n\n".join(figures), ""]))
+    except OSError as error:
+        raise Refused(
+            f"cannot write {error.filename or out}: {error.strerror}; give another folder with --out"
+        ) from error
     return report
+
+
+def _above(page: Path) -> str:
+    """What stands in a page before the figures, the heading included."""
+    try:
+        kept, heading, _ = page.read_text().partition(PLACE)
+    except OSError as error:
+        raise Refused(f"cannot read {page}: {error.strerror}; give a page that is there with --page") from error
+    if not heading:
+        raise Refused(f"{page} has no heading {PLACE.strip()}; add it where the figures belong")
+    return kept + heading
 
 
 def markdown(
     machines: Sequence[dict[str, Any]], compared: Sequence[Comparison], pictures: Sequence[str], folder: str
 ) -> list[str]:
     """The report's paragraphs; plots are in `folder`."""
-    parts = [_machine(machines), PREAMBLE.strip(), "### Goals", _goals(compared)]
+    parts = [_machines(machines, compared), PREAMBLE.strip(), "### Goals", _goals(compared)]
     parts += [f"![{name.removesuffix('.png')}]({folder}{name})" for name in pictures]
+    several = len(_commits(compared)) > 1
     for one in compared:
-        parts += [f"### {title(one)}", _table(one)]
+        parts += [f"### {title(one)}", _origins(one) if several else "", _table(one)]
     return [part for part in parts if part]
 
 
-def _machine(machines: Sequence[dict[str, Any]]) -> str:
-    lines = []
-    for machine in machines[-1:]:
+def _machines(machines: Sequence[dict[str, Any]], compared: Sequence[Comparison]) -> str:
+    lines, commits = [], _commits(compared)
+    for number, machine in enumerate(machines, 1):
         hardware = machine["hardware"]
         lines.append(
-            f"{machine['taken_at']}: {hardware['processor']}, {hardware['cores']} cores, {hardware['memory_gb']} GB, "
-            f"{hardware['system']}."
+            f"{f'Machine {number}, ' if len(machines) > 1 else ''}{machine['taken_at']}: {hardware['processor']}, "
+            f"{hardware['cores']} cores, {hardware['memory_gb']} GB, {hardware['system']}."
         )
-        lines.append(", ".join(f"{name} {said}" for name, said in machine["versions"].items()) + ".")
+        versions = {name: said for name, said in machine["versions"].items() if name != "commit" or len(commits) < 2}
+        lines.append(", ".join(f"{name} {said}" for name, said in versions.items()) + ".")
         settings = ", ".join(f"{name} = {value}" for name, value in machine["postgresql_settings"].items())
         lines.append(f"PostgreSQL: {settings}.")
+    if len(commits) > 1:
+        lines.append(f"Results of several commits: {', '.join(commits)}. Each comparison names its own.")
     return "\n\n".join(lines)
 
 
+def _commits(compared: Sequence[Comparison]) -> list[str]:
+    """On which commits, and machines where there are several, anything was measured."""
+    return list(dict.fromkeys(origin for one in compared for origin in one.origins))
+
+
+def _origins(one: Comparison) -> str:
+    """On which commit a comparison was measured; when on several, which subject on which."""
+    if len(one.origins) == 1:
+        return f"Measured on commit {next(iter(one.origins))}."
+    cells = [*((cell.subject, cell) for cell in one.cells.values())]
+    cells += [(f"{one.again.subject}, second series", one.again)] if one.again else []
+    return f"Measured on commits: {'; '.join(f'{name} {_mixed(cell)}' for name, cell in cells)}."
+
+
+def _mixed(cell: Cell) -> str:
+    if len(cell.origins) == 1:
+        return next(iter(cell.origins))
+    told = ", ".join(f"{origin} ({runs} run{'s' * (runs > 1)})" for origin, runs in cell.origins.items())
+    return f"**a median over several**, {told}"
+
+
 def _goals(compared: Sequence[Comparison]) -> str:
-    median = Medians(compared)
     rows = ["| goal | bound | measured | |", "|---|---|---|---|"]
-    for goal in GOALS:
-        value = goal.value(median)
-        bound = f"{goal.sign} {goal.bound:.3g}"
-        if value is None:
-            rows.append(f"| {goal.text} | {bound} | – | not measured |")
-        else:
-            rows.append(
-                f"| {goal.text} | {bound} | {value:.3g} | {'reached' if goal.reached(value) else '**not reached**'} |"
-            )
+    for one in verdicts(compared):
+        value = "–" if one.value is None else f"{one.value:.3g}"
+        rows.append(f"| {one.goal.text} | {one.goal.sign} {one.goal.bound:.3g} | {value} | {one.text} |")
     return "\n".join(rows)
 
 
@@ -143,18 +176,16 @@ def _proof(cell: Cell) -> str:
 
 
 def _document(machines: Sequence[dict[str, Any]], compared: Sequence[Comparison]) -> dict[str, Any]:
-    median = Medians(compared)
-    goals = []
-    for goal in GOALS:
-        value = goal.value(median)
-        goals.append(
-            {
-                "goal": goal.text,
-                "bound": f"{goal.sign} {goal.bound:.3g}",
-                "measured": value,
-                "reached": None if value is None else goal.reached(value),
-            }
-        )
+    goals = [
+        {
+            "goal": one.goal.text,
+            "bound": f"{one.goal.sign} {one.goal.bound:.3g}",
+            "measured": one.value,
+            "reached": one.reached,
+            "notes": one.notes,
+        }
+        for one in verdicts(compared)
+    ]
     return {"machines": list(machines), "goals": goals, "comparisons": [_compared(one) for one in compared]}
 
 
@@ -171,6 +202,7 @@ def _compared(one: Comparison) -> dict[str, Any]:
                 "medians": {metric: cell.median(metric) for metric in (*cell.values, *cell.other)},
                 "runs": cell.values,
                 "failed": cell.failed,
+                "commits": cell.origins,
             }
             for name, cell in one.cells.items()
         },

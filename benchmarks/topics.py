@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Protocol
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from benchmarks.databases import Databases
 from benchmarks.workloads import Events, Table
@@ -79,6 +80,11 @@ class KafkaTopics:
                 left -= 1
         self._consumer.unassign()
 
+    def create(self, names: Iterable[str], partitions: int) -> None:
+        """Make topics, and wait for it."""
+        for done in self._admin.create_topics([NewTopic(name, partitions, 1) for name in names]).values():
+            done.result(30)
+
     def delete(self, prefix: str) -> None:
         """Delete all topics whose names begin so."""
         names = [name for name in self._admin.list_topics(timeout=10).topics if name.startswith(prefix)]
@@ -122,21 +128,30 @@ class _Envelope(msgspec.Struct):
 
 
 def difference(topics: Topics, prefix: str, databases: Databases, events: Events) -> str:
-    """Whether topics hold so many records, and the last of each key is the source's row; what is wrong, if something.
+    """Whether topics hold so many records, of every key that was changed, and the last of each is the source's row.
 
-    Rows that no event was about are not compared.
+    What is wrong, if something. Rows that no event was about are not compared. A key that was inserted and deleted
+    again is only known from its records.
     """
     for table in databases.tables:
         topic = f"{prefix}.public.{table.name}"
         found, count = _last_states(topics, topic, table)
         if count != events[table.name]:
             return f"{topic} holds {count} records, not {events[table.name]}"
-        there = dict(_rows(databases, table))
-        wrong = [key for key, row in found.items() if there.get(key) != row]
+        wrong = compared(found, dict(_rows(databases, table)), databases.changed_keys(table))
         if wrong:
-            return (
-                f"{topic}: {len(wrong)} keys differ, {wrong[0]} for one: {found[wrong[0]]}, not {there.get(wrong[0])}"
-            )
+            return f"{topic}: {wrong}"
+    return ""
+
+
+def compared(found: Mapping[Any, Row | None], there: Mapping[Any, Row], changed: Set[Any]) -> str:
+    """What is wrong with the last states that were found, beside the source's rows and the keys that were changed."""
+    missing = sorted(changed - found.keys())
+    if missing:
+        return f"{len(missing)} changed keys have no record, {missing[0]} for one"
+    wrong = [key for key, row in found.items() if there.get(key) != row]
+    if wrong:
+        return f"{len(wrong)} keys differ, {wrong[0]} for one: {found[wrong[0]]}, not {there.get(wrong[0])}"
     return ""
 
 

@@ -19,7 +19,10 @@ def wait_until(
     timeout_seconds: float = 900,
     every_seconds: float = 0.02,
 ) -> float:
-    """Poll until the condition holds; the monotonic time when it did. `check` raises when it never will."""
+    """Poll until the condition holds; the monotonic time when it did.
+
+    `check` raises when it never will. It is asked in the end, too: what has failed a moment before counts as failed.
+    """
     started = checked = time.monotonic()
     while not condition():
         now = time.monotonic()
@@ -29,4 +32,6 @@ def wait_until(
             check()
             checked = now
         time.sleep(every_seconds)
-    return time.monotonic()
+    held = time.monotonic()
+    check()
+    return held

@@ -8,8 +8,10 @@ import pytest
 
 from benchmarks import report
 from benchmarks.experiment import AGAIN, HUBS, Choice, planned
-from benchmarks.figures import Medians, comparisons, read
+from benchmarks.figures import Medians, comparisons
 from benchmarks.goals import Goal
+from benchmarks.recorded import read
+from benchmarks.verdicts import verdicts
 
 
 def result(subject: str, rate: int, **changes: Any) -> dict[str, Any]:
@@ -20,6 +22,13 @@ def result(subject: str, rate: int, **changes: Any) -> dict[str, Any]:
 
 def failed(subject: str) -> dict[str, Any]:
     return result(subject, 9_000_000, ok=False, error="Failed: rows | missing")
+
+
+def machine(commit: str, cores: int = 2) -> str:
+    hardware = {"processor": "AMD EPYC", "cores": cores, "memory_gb": 23.5, "system": "Linux"}
+    versions = {"commit": commit, "Python": "3.11"}
+    entry = {"hardware": hardware, "versions": versions, "postgresql_settings": {"fsync": "on"}}
+    return json.dumps({"machine": {"taken_at": "2026-11-29T23:31:18Z"} | entry})
 
 
 RESULTS = [
@@ -71,8 +80,87 @@ def test_a_report_says_what_failed_and_a_page_keeps_what_stands_before_the_figur
 
 
 def test_an_unfinished_last_line_is_left_out() -> None:
-    machines, results = read(['{"machine": {}}', json.dumps(RESULTS[0]), '{"leg": '])
-    assert (machines, results) == ([{}], RESULTS[:1])
+    machines, results = read([machine("a1"), json.dumps(RESULTS[0]), '{"leg": '])
+    assert [one["versions"]["commit"] for one in machines] == ["a1"]
+    assert results == [RESULTS[0] | {"commit": "a1", "machine": 1}]
+
+
+def test_a_result_is_of_the_commit_it_says_or_else_of_that_before_it() -> None:
+    said = result("confluent", 1, commit="c3")
+    lines = [machine("a1"), json.dumps(RESULTS[0]), machine("b2"), json.dumps(RESULTS[0]), json.dumps(said)]
+    machines, results = read([*lines, machine("b2", cores=8), json.dumps(RESULTS[0])])
+    assert [(one["commit"], one["machine"]) for one in results] == [("a1", 1), ("b2", 1), ("c3", 1), ("b2", 2)]
+    assert [one["hardware"]["cores"] for one in machines] == [2, 8]
+
+
+def test_a_report_of_several_commits_says_which_comparison_is_of_which(tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    end_to_end = [result("confluent", 50_000, leg="end-to-end"), result("debezium", 10_000, leg="end-to-end")]
+    results.write_text(
+        "\n".join(
+            [
+                machine("a1"), *map(json.dumps, RESULTS),
+                machine("b2"), *map(json.dumps, [result("confluent", 75_000), *end_to_end]), "",
+            ]
+        )
+    )  # fmt: skip
+    text = report.write(results, tmp_path).read_text()
+    assert "Results of several commits: a1, b2. Each comparison names its own." in text
+    assert "commit b2, Python" not in text
+    assert "Measured on commit b2.\n\n| subject |" in text
+    assert (
+        "Measured on commits: confluent **a median over several**, a1 (3 runs), b2 (1 run); embedded a1; "
+        "debezium a1; confluent, second series a1."
+    ) in text
+    assert "| capture a, rows/s, confluent : debezium | ≥ 4 | 3.88 |" in text
+    assert "failed, measured on a1 and b2 : a1 |" in text
+    assert "| end-to-end a, rows/s, confluent : debezium | ≥ 5 | 5 | reached |" in text
+    document = json.loads((tmp_path / "report.json").read_text())
+    assert document["comparisons"][0]["subjects"]["confluent"]["commits"] == {"a1": 3, "b2": 1}
+
+
+def test_a_report_of_several_machines_numbers_them(tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    capture = json.dumps(result("confluent", 75_000))
+    results.write_text("\n".join([machine("a1"), capture, machine("a1", cores=8), capture, ""]))
+    text = report.write(results, tmp_path).read_text()
+    assert "Machine 2, 2026-11-29T23:31:18Z: AMD EPYC, 8 cores" in text
+    assert "confluent **a median over several**, a1 (1 run), a1 on machine 2 (1 run)" in text
+
+
+def test_a_report_of_one_commit_says_it_once(tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    results.write_text("\n".join([machine("a1"), *map(json.dumps, RESULTS), machine("a1"), ""]))
+    text = report.write(results, tmp_path).read_text()
+    assert text.count("commit a1, Python 3.11") == 1
+    assert "easured on commit" not in text
+
+
+def test_goals_tell_of_failed_runs_and_are_not_reached_when_most_runs_failed() -> None:
+    goal = Goal("capture", "a", "confluent", "rows_per_second", 4, against="debezium")
+
+    def verdict(*results: dict[str, Any]) -> tuple[bool | None, str]:
+        (one,) = verdicts(comparisons(results), [goal])
+        return one.reached, one.text
+
+    good, peer, bad = result("confluent", 80_000), result("debezium", 20_000), failed("confluent")
+    assert verdict(good, peer) == (True, "reached")
+    assert verdict(good, bad, peer) == (True, "reached, 1 of 2 runs of confluent failed")
+    assert verdict(good, bad, bad, peer) == (False, "**not reached**, 2 of 3 runs of confluent failed")
+    assert verdict(bad, peer) == (False, "**not reached**, 1 of 1 runs of confluent failed")
+    assert verdict(good, peer, failed("debezium"), failed("debezium"))[0] is False
+    assert verdict(good) == (None, "not measured")
+    assert verdict({name: said for name, said in good.items() if name != "rows_per_second"}, peer)[0] is None
+
+
+def test_goals_say_which_commits_their_sides_are_of() -> None:
+    goal = Goal("end-to-end", "f", "confluent", "rows_per_second", 0.8, beside="a")
+    sides = [
+        result("confluent", 80, leg="end-to-end", workload="f", commit="b2"),
+        result("confluent", 100, leg="end-to-end", commit="a1"),
+    ]
+    (one,) = verdicts(comparisons(sides), [goal])
+    assert one.text == "reached, measured on b2 : a1"
 
 
 def test_a_plan_takes_the_subjects_that_can_do_a_leg() -> None:
