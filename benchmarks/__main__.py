@@ -28,6 +28,7 @@ ABLE = dict.fromkeys(HUBS, HubSubject.legs) | {
     one.name: one.legs for one in (ReplicationSubject, ReceiverSubject, CopySubject, DebeziumSubject)
 }
 """The legs that each subject can be measured in."""
+FAILED = 1
 INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -60,7 +61,8 @@ def _measure_and_report(given: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        _measure(comparisons, given.repeats, folder, results, found["versions"]["commit"])
+        if not _measure(comparisons, given.repeats, folder, results, found["versions"]["commit"]):
+            sys.exit(FAILED)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     finally:
@@ -89,13 +91,13 @@ def _end(*_: object) -> None:
     sys.exit(143)
 
 
-def _measure(comparisons: Sequence[Comparison], repeats: int, folder: Path, results: Path, commit: str) -> None:
+def _measure(comparisons: Sequence[Comparison], repeats: int, folder: Path, results: Path, commit: str) -> bool:
     with ExitStack() as started:
         servers, kafka = Servers(folder), Kafka(folder / "kafka")
         started.callback(servers.close)
         started.callback(kafka.stop)
         kafka.start()
-        run(comparisons, _subjects(folder, kafka.address), servers, repeats, results, commit)
+        return run(comparisons, _subjects(folder, kafka.address), servers, repeats, results, commit)
 
 
 def _subjects(folder: Path, kafka_address: str) -> dict[str, Subject]:

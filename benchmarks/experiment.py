@@ -104,14 +104,19 @@ def run(
     repeats: int,
     results: Path,
     commit: str,
-) -> None:
-    """Make the comparisons on a commit. Every result is appended to `results` as soon as it is known, and told."""
+) -> bool:
+    """Make the comparisons on a commit; whether no run failed.
+
+    Every result is appended to `results` as soon as it is known, and told.
+    """
+    good = True
     for comparison in comparisons:
         try:
-            _compare(comparison, subjects, servers, repeats, results, commit)
+            good &= _compare(comparison, subjects, servers, repeats, results, commit)
         finally:
             for name in comparison.subjects:
                 subjects[name].close()
+    return good
 
 
 def _compare(
@@ -121,9 +126,10 @@ def _compare(
     repeats: int,
     results: Path,
     commit: str,
-) -> None:
+) -> bool:
     first, *others = comparison.subjects
     series = [(first, ""), *((name, "") for name in others), (first, AGAIN)]
+    good = True
     for number in range(1, repeats + 1):
         for name, which in series if repeats > 1 else series[:-1]:
             if subjects[name].warm_up():
@@ -141,6 +147,8 @@ def _compare(
             } | figures
             append(results, result)
             print(line(result), flush=True)
+            good &= result["ok"]
+    return good
 
 
 def _warm_up_rows(comparison: Comparison) -> int:
