@@ -93,31 +93,40 @@ class KafkaBroker:
         if not records:
             self._ready_producer()
             return
-        partitions = self._partitions_for(records)
+        by_topic, partitions = self._by_topic(records)
         self._verify()
         producer = self._ready_producer()
         try:
             self._wait_for_room(producer)
-            producer.send(records, partitions)
+            producer.send(by_topic, partitions)
             producer.collect(0)
         except PublishingBroken:
             self._abandon()
             raise
 
-    def _partitions_for(self, records: Sequence[Outgoing]) -> list[int]:
-        partitions = [0] * len(records)
-        by_topic: dict[str, list[int]] = {}
-        for place, record in enumerate(records):
-            by_topic.setdefault(record.topic, []).append(place)
-        for name, places in by_topic.items():
+    def _by_topic(self, records: Sequence[Outgoing]) -> tuple[list[Outgoing], list[int]]:
+        """The records topic by topic, each topic's in their order, and their partitions.
+
+        What goes to one partition is sent at once, so that a client that waits little makes few batches of it.
+        """
+        groups: dict[str, list[Outgoing]] = {}
+        for record in records:
+            groups.setdefault(record.topic, []).append(record)
+        ordered: list[Outgoing] = []
+        partitions: list[int] = []
+        for name, group in groups.items():
             count = self._topic(name).partitions
-            chosen = partitions_of([records[place].key for place in places], count)
-            for place, partition in zip(places, chosen, strict=True):
-                explicit = records[place].partition
-                partitions[place] = partition if explicit is None else explicit
-                if explicit is not None and not 0 <= explicit < count:
-                    raise Fatal("partition_unknown", f"topic {name} has {count} partitions, none is {explicit}")
-        return partitions
+            chosen = partitions_of([record.key for record in group], count)
+            for place, record in enumerate(group):
+                if record.partition is not None:
+                    chosen[place] = record.partition
+                    if not 0 <= record.partition < count:
+                        raise Fatal(
+                            "partition_unknown", f"topic {name} has {count} partitions, none is {record.partition}"
+                        )
+            ordered += group
+            partitions += chosen
+        return ordered, partitions
 
     def _ready_producer(self) -> Producer:
         """The producer, made anew when a topic has come whose limit it does not fit."""

@@ -14,7 +14,8 @@ from sync_hub.errors import Fatal, PublishingBroken, Unavailable
 from sync_hub.model import Outgoing, Record, TopicPartition
 
 BATCH_BYTES = 1024 * 1024
-LINGER_MILLISECONDS = 5
+LINGER_MILLISECONDS = 1
+"""Longer makes no larger batches under backlog, where a whole batch of capture's is sent at once, but each event later."""
 SESSION_MILLISECONDS = 6000
 HEARTBEAT_MILLISECONDS = 500
 """A member learns at its next heartbeat that another one has come: that one waits so long for its share."""
