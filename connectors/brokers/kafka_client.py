@@ -15,7 +15,7 @@ from sync_hub.model import Outgoing, Record, TopicPartition
 
 BATCH_BYTES = 1024 * 1024
 LINGER_MILLISECONDS = 1
-"""Longer makes no larger batches under backlog, where a whole batch of capture's is sent at once, but each event later."""
+"""Waiting longer makes batches no larger under backlog, when many events are sent at once, and each event later."""
 SESSION_MILLISECONDS = 6000
 HEARTBEAT_MILLISECONDS = 500
 """A member learns at its next heartbeat that another one has come: that one waits so long for its share."""
