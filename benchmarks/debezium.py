@@ -42,7 +42,7 @@ SINK = {
     "dialect.postgres.unnest.insert.enabled": "true",
     "consumer.override.max.poll.records": 5000,
 }
-"""One task: two reached anything from 3,300 to 15,400 rows/s on two cores, where one has 9,600 to 10,700."""
+"""One task: two reached anything from 3,300 to 15,400 rows/s on two cores, where one had 9,600 to 10,700 then."""
 
 
 class DebeziumSubject:
