@@ -49,7 +49,8 @@ def binaries(version: str, folder: Path) -> Path:
         with zipfile.ZipFile(_jar(VERSIONS[version])) as jar:
             name = next(entry for entry in jar.namelist() if entry.endswith(".txz"))
             with jar.open(name) as packed, tarfile.open(fileobj=packed, mode="r:xz") as archive:
-                archive.extractall(target, filter="data")
+                archive.extraction_filter = getattr(tarfile, "data_filter", None)  # since Python 3.11.4
+                archive.extractall(target)
     return target / "bin"
 
 
