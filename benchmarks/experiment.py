@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,44 +111,38 @@ def run(
     """
     good = True
     for comparison in comparisons:
+        leg, workload = comparison.leg, comparison.workload
         try:
-            good &= _compare(comparison, subjects, servers, repeats, results, commit)
+            for number, name, which in _turns(comparison, repeats):
+                if subjects[name].warm_up():
+                    _measure(leg, workload, _warm_up_rows(comparison), subjects[name], servers)
+                figures = _measure(leg, workload, comparison.rows, subjects[name], servers)
+                result = {
+                    "leg": leg,
+                    "workload": workload.name,
+                    "subject": name,
+                    "series": which,
+                    "round": number,
+                    "asked_rows": comparison.rows,
+                    "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                    "commit": commit,
+                } | figures
+                append(results, result)
+                print(line(result), flush=True)
+                good &= result["ok"]
         finally:
             for name in comparison.subjects:
                 subjects[name].close()
     return good
 
 
-def _compare(
-    comparison: Comparison,
-    subjects: dict[str, Subject],
-    servers: Servers,
-    repeats: int,
-    results: Path,
-    commit: str,
-) -> bool:
+def _turns(comparison: Comparison, repeats: int) -> Iterator[tuple[int, str, str]]:
+    """Round, subject and series of each run: all subjects in turn, in several rounds the first twice each."""
     first, *others = comparison.subjects
     series = [(first, ""), *((name, "") for name in others), (first, AGAIN)]
-    good = True
     for number in range(1, repeats + 1):
         for name, which in series if repeats > 1 else series[:-1]:
-            if subjects[name].warm_up():
-                _measure(comparison.leg, comparison.workload, _warm_up_rows(comparison), subjects[name], servers)
-            figures = _measure(comparison.leg, comparison.workload, comparison.rows, subjects[name], servers)
-            result = {
-                "leg": comparison.leg,
-                "workload": comparison.workload.name,
-                "subject": name,
-                "series": which,
-                "round": number,
-                "asked_rows": comparison.rows,
-                "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "commit": commit,
-            } | figures
-            append(results, result)
-            print(line(result), flush=True)
-            good &= result["ok"]
-    return good
+            yield number, name, which
 
 
 def _warm_up_rows(comparison: Comparison) -> int:

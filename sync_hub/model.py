@@ -275,6 +275,11 @@ class Offset(Struct, frozen=True):
     parked_seq: int = 0
     barrier: str = ""
 
+    @property
+    def place(self) -> TopicPartition:
+        """Its partition in the broker."""
+        return TopicPartition(self.topic, self.partition)
+
 
 class RowChange(Struct, frozen=True, gc=False):
     """One change of one target row.

@@ -223,8 +223,8 @@ class Broker(Protocol):
         """Read these topics as one member of a group; each partition has one reader in the group at a time.
 
         `on_assign` is called with the partitions newly assigned and answers where to start each. Brokers with
-        groups of their own balance by themselves; others give member i of n every n-th
-        partition of a topic, whatever other topics it reads.
+        groups of their own balance by themselves; others give member i of n every n-th partition of a topic, whatever
+        other topics it reads.
         """
         ...
 
@@ -385,6 +385,7 @@ class Sink(Protocol):
 
 
 BLOCK_BYTES: Final = 8_000_000
+"""About how large a block of rows may be: two of them are in memory, one that is written and the next one."""
 
 
 @runtime_checkable

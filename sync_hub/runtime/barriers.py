@@ -106,8 +106,7 @@ class Barriers:
         return {TopicPartition(one.topic, partition) for partition in stood if not one.offsets[partition].barrier}
 
     def _event(self, row: Offset) -> ChangeEvent | None:
-        place = TopicPartition(row.topic, row.partition)
-        record = self._broker.fetch({place: row.next_offset}).get(place)
+        record = self._broker.fetch({row.place: row.next_offset}).get(row.place)
         return decode(record) if record else None
 
 

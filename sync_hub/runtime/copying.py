@@ -37,6 +37,7 @@ FENCE_SECONDS: Final = 0.1
 FIRST_ROWS: Final = 5_000
 MOST_ROWS: Final = 200_000
 FILLED: Final = 15 / 16
+"""So much of a block is asked for: rows may be a little wider than those before."""
 BLOCK_SECONDS: Final = 0.25
 """The time that reading one block should take: its size follows."""
 PATIENCE_SECONDS: Final = 60.0

@@ -31,7 +31,7 @@ def unproven_offsets(broker: Broker, deliveries: Sequence[Delivery]) -> list[tup
 
 
 def _before(row: Offset) -> Place:
-    return TopicPartition(row.topic, row.partition), row.next_offset - 1
+    return row.place, row.next_offset - 1
 
 
 def _versions(broker: Broker, places: Set[Place]) -> dict[Place, str]:

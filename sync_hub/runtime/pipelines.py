@@ -291,7 +291,7 @@ class Delivery:
         ours = {row.partition: row for row in rows if row.topic == self.topic}
         known = {place: row for place, row in ours.items() if place in ends}
         same = known.keys() == ends.keys() and all(
-            row.topic_id == self.info.id and starts[_place(row)] <= row.next_offset <= ends[place].next_offset
+            row.topic_id == self.info.id and starts[row.place] <= row.next_offset <= ends[place].next_offset
             for place, row in known.items()
         )
         adopted = {
@@ -387,7 +387,7 @@ class Delivery:
     ) -> None:
         """What comes next must still be in the topic."""
         for row in rows:
-            start, end = starts[_place(row)], ends[_place(row)]
+            start, end = starts[row.place], ends[row.place]
             if not start <= row.next_offset <= end:
                 raise Fatal(
                     "offset_gone",
@@ -396,10 +396,6 @@ class Delivery:
                     hint="records were deleted before they were applied: load the pipeline again",
                     command=f"sync-hub recover {self.pipeline.source}",
                 )
-
-
-def _place(row: Offset) -> TopicPartition:
-    return TopicPartition(row.topic, row.partition)
 
 
 def is_copy_row(row: Offset) -> bool:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from sync_hub.model import Offset, TopicPartition
+from sync_hub.model import Offset
 from sync_hub.ports import Broker, Sink
 from sync_hub.runtime.pipelines import Delivery
 
@@ -50,7 +50,7 @@ class Standing:
     def _nothing_waits(self, broker: Broker, rows: Mapping[Place, Offset]) -> bool:
         """Whether all that the topics have is applied."""
         ends = broker.end_offsets({row.topic for row in rows.values()})
-        return all(row.next_offset >= ends.get(TopicPartition(row.topic, row.partition), 0) for row in rows.values())
+        return all(row.next_offset >= ends.get(row.place, 0) for row in rows.values())
 
 
 def by_place(rows: Iterable[Offset]) -> dict[Place, Offset]:
