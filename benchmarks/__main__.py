@@ -21,13 +21,14 @@ from benchmarks.hub import HubSubject
 from benchmarks.limits import CopySubject, ReceiverSubject, ReplicationSubject
 from benchmarks.subjects import Subject
 from benchmarks.workloads import WORKLOADS
-from tests.servers.kafka import Kafka
+from tests.servers.kafka import FETCHED, Kafka
 
 RESULTS = Path("benchmarks/results")
 ABLE = dict.fromkeys(HUBS, HubSubject.legs) | {
     one.name: one.legs for one in (ReplicationSubject, ReceiverSubject, CopySubject, DebeziumSubject)
 }
 """The legs that each subject can be measured in."""
+ON_KAFKA = frozenset(HUBS) - {"embedded"} | {DebeziumSubject.name}
 FAILED = 1
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -53,6 +54,7 @@ def _measure_and_report(given: argparse.Namespace) -> None:
         raise Refused(
             "nothing to measure: no chosen subject does a chosen leg on a chosen workload; see docs/performance.md"
         )
+    _refuse_without_java(comparisons)
     out = given.out or RESULTS / time.strftime("%Y-%m-%d-%H%M%S")
     found = machine.describe()
     results = _begun(out, found)
@@ -68,6 +70,20 @@ def _measure_and_report(given: argparse.Namespace) -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         print(report.write(results, out))
+
+
+def _refuse_without_java(comparisons: Sequence[Comparison]) -> None:
+    """Kafka is needed, and is not here and cannot be fetched."""
+    missing = [name for name, here in (("java", False), ("mvn", FETCHED.exists())) if not (here or shutil.which(name))]
+    if missing and _on_kafka(comparisons):
+        raise Refused(
+            f"Kafka needs Java 17 or newer, and Maven to get it; there is no {' and no '.join(missing)} here: install "
+            "them, or choose what does without: --subject embedded, postgres, pg_recvlogical, copy"
+        )
+
+
+def _on_kafka(comparisons: Sequence[Comparison]) -> bool:
+    return any(ON_KAFKA.intersection(comparison.subjects) for comparison in comparisons)
 
 
 def _begun(out: Path, found: dict[str, Any]) -> Path:
@@ -93,11 +109,14 @@ def _end(*_: object) -> None:
 
 def _measure(comparisons: Sequence[Comparison], repeats: int, folder: Path, results: Path, commit: str) -> bool:
     with ExitStack() as started:
-        servers, kafka = Servers(folder), Kafka(folder / "kafka")
+        servers, kafka_address = Servers(folder), ""
         started.callback(servers.close)
-        started.callback(kafka.stop)
-        kafka.start()
-        return run(comparisons, _subjects(folder, kafka.address), servers, repeats, results, commit)
+        if _on_kafka(comparisons):
+            kafka = Kafka(folder / "kafka")
+            started.callback(kafka.stop)
+            kafka.start()
+            kafka_address = kafka.address
+        return run(comparisons, _subjects(folder, kafka_address), servers, repeats, results, commit)
 
 
 def _subjects(folder: Path, kafka_address: str) -> dict[str, Subject]:

@@ -34,7 +34,7 @@ def describe() -> dict[str, Any]:
             "PostgreSQL": _said(str(BINARIES / "postgres"), "--version"),
             "Kafka and Kafka Connect": KAFKA_VERSION,
             "Debezium": DEBEZIUM_VERSION,
-            "Java": _said("java", "-version").splitlines()[0],
+            "Java": _said("java", "-version").partition("\n")[0],
         }
         | {name: version(name) for name in PACKAGES},
         "postgresql_settings": SERVER,

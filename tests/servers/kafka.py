@@ -20,6 +20,8 @@ from connectors.local_postgres import free_port
 
 KAFKA_VERSION = "4.3.1"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sync-hub" / f"kafka-{KAFKA_VERSION}"
+FETCHED = CACHE / "complete"
+"""Is there when all its jars are."""
 POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
 <groupId>test</groupId><artifactId>kafka-for-tests</artifactId><version>1</version><dependencies>
 <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA_VERSION}</version></dependency>
@@ -54,14 +56,14 @@ def unavailable(reason: str) -> None:
 def jars() -> Path:
     """The folder of Kafka's jars, fetched by Maven into a cache outside the repository."""
     libs = CACHE / "libs"
-    if not (CACHE / "complete").exists():
+    if not FETCHED.exists():
         if not shutil.which("mvn"):
             unavailable("Apache Kafka needs Maven (mvn) to fetch it, or SYNC_HUB_TEST_KAFKA=host:port")
         CACHE.mkdir(parents=True, exist_ok=True)
         (CACHE / "pom.xml").write_text(POM)
         command = ["mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={libs}"]
         subprocess.run(command, cwd=CACHE, check=True, timeout=600)
-        (CACHE / "complete").touch()
+        FETCHED.touch()
     return libs
 
 

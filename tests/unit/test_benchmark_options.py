@@ -52,6 +52,27 @@ def test_a_choice_that_leaves_nothing_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("missing", ["java", "mvn"])
+def test_without_java_kafka_is_refused_and_the_rest_is_not(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    for name in ("java", "mvn"):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    (tmp_path / "bin" / missing).unlink()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(command, "FETCHED", tmp_path / "nothing")
+    said = refused(capsys, "--leg", "capture", "--out", tmp_path / "out")
+    assert f"there is no {missing} here: install them, or choose what does without: --subject embedded" in said
+    assert not (tmp_path / "out").exists()
+    measured: list[Any] = []
+    monkeypatch.setattr(command, "_measure", lambda *given: measured.append(given) or True)
+    command.main(["--leg", "capture", "--subject", "embedded", "--out", str(tmp_path / "out")])
+    assert [one.subjects for (comparisons, *_) in measured for one in comparisons] == [("embedded",)]
+
+
 def test_a_folder_that_cannot_be_written_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
