@@ -29,6 +29,7 @@ ABLE = dict.fromkeys(HUBS, HubSubject.legs) | {
 }
 """The legs that each subject can be measured in."""
 ON_KAFKA = frozenset(HUBS) - {"embedded"} | {DebeziumSubject.name}
+"""The subjects that need a Kafka."""
 FAILED = 1
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -73,8 +74,8 @@ def _measure_and_report(given: argparse.Namespace) -> None:
 
 
 def _refuse_without_java(comparisons: Sequence[Comparison]) -> None:
-    """Kafka is needed, and is not here and cannot be fetched."""
-    missing = [name for name, here in (("java", False), ("mvn", FETCHED.exists())) if not (here or shutil.which(name))]
+    needed = ["java"] if FETCHED.exists() else ["java", "mvn"]
+    missing = [program for program in needed if not shutil.which(program)]
     if missing and _on_kafka(comparisons):
         raise Refused(
             f"Kafka needs Java 17 or newer, and Maven to get it; there is no {' and no '.join(missing)} here: install "
