@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from kafka import errors
+from kafka.structs import TopicPartition as Place
 
 from connectors.brokers import kafka_client as common
 from sync_hub.errors import PublishingBroken
@@ -19,11 +20,15 @@ UNACKNOWLEDGED_BYTES = 32 * 1024 * 1024
 
 
 class KafkaPythonProducer:
-    """See `Producer`. The library bounds no memory, so what is unacknowledged is counted here."""
+    """See `Producer`. The library bounds no memory, so what is unacknowledged is counted here.
+
+    Records go to the library's accumulator as its `send` gives them: that looks at topic, types, size and headers of
+    each record anew and formats a line for its log, which is a fifth of what capturing a row takes.
+    """
 
     def __init__(self, producer: Any) -> None:
         self._producer = producer
-        self._waiting: deque[tuple[list[Any], dict[TopicPartition, Any], int]] = deque()
+        self._waiting: deque[tuple[list[Any], dict[Place, Any], int]] = deque()
         self._bytes = 0
         self.ends: dict[TopicPartition, int] = {}
 
@@ -35,19 +40,30 @@ class KafkaPythonProducer:
     def send(self, records: Sequence[Outgoing], partitions: Sequence[int]) -> None:
         """See `Producer.send`."""
         futures: list[Any] = []
-        last: dict[TopicPartition, Any] = {}
+        last: dict[Place, Any] = {}
+        places: dict[tuple[str, int], Place] = {}
         size = 0
-        send = self._producer.send
+        append, wake = self._producer._accumulator.append, self._producer._sender.wakeup
         for record, partition in zip(records, partitions, strict=True):
+            name = (record.topic, partition)
             try:
-                future = send(record.topic, record.value, record.key, record.headers, partition)
+                place = places.get(name) or places.setdefault(name, self._place(*name))
+                future, full, begun, _ = append(place, None, record.key, record.value, record.headers or [])
+                if full or begun:
+                    wake()
             except (errors.KafkaError, ValueError) as error:
                 raise common.delivery_failed(f"{record.topic}/{partition}", error) from error
             futures.append(future)
-            last[TopicPartition(record.topic, partition)] = future
+            last[place] = future
             size += len(record.value or b"") + len(record.key or b"") + 64
         self._waiting.append((futures, last, size))
         self._bytes += size
+
+    def _place(self, topic: str, partition: int) -> Place:
+        """The partition as the library names it, whose leader it knows: what it does not know it never sends."""
+        if partition not in self._producer.partitions_for(topic):
+            raise ValueError(f"there is no partition {partition}")
+        return Place(topic, partition)
 
     def collect(self, timeout_seconds: float) -> None:
         """See `Producer.collect`."""
@@ -60,7 +76,7 @@ class KafkaPythonProducer:
                 if future.exception is not None:
                     raise _undelivered(last, future)
             for place, future in last.items():
-                self.ends[place] = future.value.offset + 1
+                self.ends[TopicPartition(*place)] = future.value.offset + 1
             self._waiting.popleft()
             self._bytes -= size
             end = 0
@@ -97,6 +113,6 @@ def _done_until(future: Any, end: float) -> bool:
     return done.wait(left)
 
 
-def _undelivered(last: Mapping[TopicPartition, Any], future: Any) -> PublishingBroken:
+def _undelivered(last: Mapping[Place, Any], future: Any) -> PublishingBroken:
     topics = ", ".join(sorted({place.topic for place in last}))
     return common.delivery_failed(topics, f"{type(future.exception).__name__}: {future.exception}")
