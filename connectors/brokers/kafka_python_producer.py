@@ -22,8 +22,8 @@ UNACKNOWLEDGED_BYTES = 32 * 1024 * 1024
 class KafkaPythonProducer:
     """See `Producer`. The library bounds no memory, so what is unacknowledged is counted here.
 
-    Records go to the library's accumulator as its `send` gives them: that looks at topic, types, size and headers of
-    each record anew and formats a line for its log, which is a fifth of what capturing a row takes.
+    Records are given to the library's accumulator, as its `send` does in the end: what `send` does before, checking
+    topic, types, size and headers of each record and formatting a line for its log, is a fifth of capturing a row.
     """
 
     def __init__(self, producer: Any) -> None:
@@ -60,7 +60,7 @@ class KafkaPythonProducer:
         self._bytes += size
 
     def _place(self, topic: str, partition: int) -> Place:
-        """The partition as the library names it, whose leader it knows: what it does not know it never sends."""
+        """The partition as the library names it. Asked for first: to a topic it does not know nothing is sent."""
         if partition not in self._producer.partitions_for(topic):
             raise ValueError(f"there is no partition {partition}")
         return Place(topic, partition)
