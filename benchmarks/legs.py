@@ -64,6 +64,7 @@ def end_to_end(session: Session, databases: Databases) -> Figures:
     session.prepare("end-to-end")
     changed = databases.change()
     session.start("deliver")
+    session.wait_delivering()
     session.start("capture")
     clock = _Clock(session, PARTS, _reading(session, databases))
     return _arrived(session, databases, clock, changed)

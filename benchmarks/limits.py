@@ -31,6 +31,9 @@ class _Idle:
     def start(self, *parts: str) -> None:
         """Nothing."""
 
+    def wait_delivering(self) -> None:
+        """It delivers while it reads."""
+
     def stop(self, *parts: str) -> None:
         """Nothing."""
 

@@ -29,7 +29,7 @@ PREAMBLE = """
 - CPU and memory are those of the subject's own processes: user and system time; VmHWM, in sum. Memory of one Connect
   worker is that of its whole JVM.
 - Autovacuum is off on both servers. `confluent`, `kafka-python`, `embedded`: the hub, named after its broker client.
-- Servers are warm: the first runs of a comparison on a new virtual machine do not count.
+- Servers are warm: the first three runs on a new virtual machine do not count.
 - `debezium` captures alone as JSON without schemas, the fastest it has; the JDBC sink needs schemas, so all other legs
   have them. One Connect worker (-Xmx2g) runs source and sink connectors, with the settings their documentation advises.
 - `postgres` is PostgreSQL's own logical replication with its defaults: it applies large transactions while it reads

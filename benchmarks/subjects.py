@@ -31,6 +31,10 @@ class Session(Protocol):
         """Start `capture` or `deliver`; not blocking."""
         ...
 
+    def wait_delivering(self) -> None:
+        """Wait until what was started to deliver is up."""
+        ...
+
     def stop(self, *parts: str) -> None:
         """Stop them, and wait for it."""
         ...

@@ -214,7 +214,7 @@ class ConfluentClient:
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "error",
-            "queued.max.messages.kbytes": 4096,
+            "queued.max.messages.kbytes": common.FETCH_TOTAL_BYTES // 1024,
             "fetch.message.max.bytes": common.FETCH_BYTES,
             "fetch.max.bytes": common.FETCH_TOTAL_BYTES,
             "fetch.queue.backoff.ms": 5,
