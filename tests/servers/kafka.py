@@ -45,7 +45,7 @@ auto.create.topics.enable=false
 log.segment.delete.delay.ms=1000
 log.index.size.max.bytes=1048576
 """
-"""Small index files: on ext4 the first write into one of 10 MB, Kafka's default, took 8 ms for each new partition."""
+"""Small index files: on ext4 the first write into one of 10 MB, Kafka's default, took up to 8 ms."""
 
 
 def unavailable(reason: str) -> None:
