@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from sync_hub import __version__, debezium
 from sync_hub.errors import Rejected
 from sync_hub.model import ChangeEvent, Operation, Outgoing, Record, SourceInfo, Transaction
-from sync_hub.source_block import SourceReader
+from sync_hub.source_block import read_source
 
 OP_CODES: Final[dict[Operation, str]] = {"create": "c", "update": "u", "delete": "d", "read": "r", "truncate": "t"}
 OPERATIONS: Final[dict[str, Operation]] = {code: operation for operation, code in OP_CODES.items()}
@@ -65,14 +65,14 @@ class Encoder:
         keys = _encode_lines([event.key for event in events])
         always = self._cloudevents
         out = []
-        for event, key, change in zip(events, keys.split(b"\n"), changes.split(b"\n"), strict=False):
+        for event, key, change in zip(events, keys.split(b"\n"), changes.split(b"}\n"), strict=False):
             source = event.source
             transaction = "" if event.transaction is None else event.transaction.id
             if source is not self._source or transaction != self._transaction:
                 self._source, self._transaction = source, transaction
                 self._tail = _tail(source, transaction)
                 self._topic = topic_name(source.name, f"{source.schema}.{source.table}")
-            value = b'%b%b%b"}}' % (change[:-1], self._tail, event.version.encode())
+            value = b"".join((change, self._tail, event.version.encode(), b'"}}'))
             headers = self._headers(event) if always or _has_headers(event) else None
             out.append(Outgoing(self._topic, None if event.key is None else key, value, headers))
         return out
@@ -187,7 +187,6 @@ class _Envelope(Struct, gc=False):
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_names = msgspec.json.Decoder(tuple[str, ...]).decode
-_sources = SourceReader()
 
 
 def decode(record: Record) -> ChangeEvent | None:
@@ -221,10 +220,10 @@ def key_of(record: Record) -> dict[str, Any] | None:
 
 
 def _key(record: Record) -> dict[str, Any] | None:
-    return None if record.key is None else _payload(_decode_any(record.key))
+    return None if record.key is None else key_in(_decode_any(record.key))
 
 
-def _payload(key: Any) -> dict[str, Any]:
+def key_in(key: Any) -> dict[str, Any]:
     """A key as a mapping; taken out of its schema block, unless `schema` and `payload` are the key's own columns."""
     if not isinstance(key, dict):
         raise ValueError("a key is not a JSON object")  # noqa: TRY004 - one class for what decode reports
@@ -241,7 +240,7 @@ def _event(envelope: _Envelope, key: dict[str, Any] | None, headers: Sequence[tu
     operation = OPERATIONS.get(envelope.op)
     if operation is None:
         raise ValueError("its `op` is none of " + " ".join(OPERATIONS))
-    source, version = _sources.read(block)
+    source, version = read_source(block)
     more = _read_headers(headers) if headers else {}
     if not version:
         before = before and debezium.known(debezium.available(before)[0], key)
@@ -270,7 +269,7 @@ def _read_headers(headers: Sequence[tuple[str, bytes]]) -> dict[str, Any]:
         if name in _TEXT_HEADERS:
             found[_TEXT_HEADERS[name]] = value.decode()
         elif name in _KEY_HEADERS:
-            found[_KEY_HEADERS[name]] = _payload(_decode_any(value))
+            found[_KEY_HEADERS[name]] = key_in(_decode_any(value))
         elif name in _LIST_HEADERS:
             found[_LIST_HEADERS[name]] = _decode_names(value)
         elif name == OVERSIZE:

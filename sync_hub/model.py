@@ -92,7 +92,7 @@ class SourceInfo(Struct, frozen=True, gc=False, kw_only=True):
     origin: str = ""
 
 
-class ChangeEvent(Struct, frozen=True, gc=False, kw_only=True):
+class ChangeEvent(Struct, frozen=True, gc=False):
     """One row change, whole.
 
     `key`, `before` and `after` map column names to wire values (`design.md` §6: numbers and booleans native, the rest

@@ -1,19 +1,13 @@
-"""Reading an envelope's `source` block: what all events of a table in a transaction share is read once for them."""
+"""Reading an envelope's `source` block."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Final
 
 import msgspec
 from msgspec import Struct
 
-from sync_hub.model import SourceInfo, version_prefix, version_suffix
-
-_BEFORE_VERSION: Final = b'"syncVersion":"'
-_VERSION_AND_END: Final = f'{version_prefix(0, 0)}{version_suffix(0)}"}}'.encode()
-_WIDTH: Final = len(_VERSION_AND_END)
-_TO_ZERO: Final = bytes.maketrans(b"123456789abcdef", b"0" * 15)
+from sync_hub.model import SourceInfo
 
 
 class _Block(Struct, gc=False):
@@ -58,24 +52,3 @@ def read_source(block: bytes) -> tuple[SourceInfo, str]:
         origin=found.origin or "",
     )
     return info, found.syncVersion
-
-
-class SourceReader:
-    """`read_source`, the fast way: in our blocks the version comes last, and all before it is as in the block before.
-
-    May be used by several threads.
-    """
-
-    def __init__(self) -> None:
-        self._newest = (b"", SourceInfo(name="", schema="", table="", committed_at=0))
-
-    def read(self, block: bytes) -> tuple[SourceInfo, str]:
-        """See `read_source`."""
-        beginning, info = self._newest
-        end = block[-_WIDTH:]
-        if block[:-_WIDTH] == beginning and end.translate(_TO_ZERO) == _VERSION_AND_END:
-            return info, end[:-2].decode()
-        info, version = read_source(block)
-        if block.endswith(_BEFORE_VERSION, 0, -_WIDTH) and end.translate(_TO_ZERO) == _VERSION_AND_END:
-            self._newest = (block[:-_WIDTH], info)
-        return info, version

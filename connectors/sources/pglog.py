@@ -20,6 +20,7 @@ from connectors.sources.pgoutput import (
     LogMessage,
     Message,
     Origin,
+    Rows,
     Truncate,
     Update,
 )
@@ -79,6 +80,8 @@ class Log:
         self._said_waiting = False
         self._ask_at = 0.0
         self._decoder = Decoder(tables.prepare)
+        self._taken: list[bytes] = []
+        self._place = 0
         self.position = position
         self.timeline_changed = False
         self._proven = False
@@ -90,6 +93,7 @@ class Log:
         self._heartbeat: Heartbeat | None = None
         self._done: list[ChunkDone] = []
         self._row_handlers: dict[type, Callable[[Any], None]] = {
+            Rows: assembler.rows,
             Insert: assembler.insert,
             Update: assembler.update,
             Delete: assembler.delete,
@@ -105,23 +109,25 @@ class Log:
         until = time.monotonic() + timeout_seconds
         if self._pending is not None:
             return self._part(*self._pending, until)
-        following, decode, assembler = self.stream.next, self._decoder.decode, self._assembler
-        handler_of, wait_until = self._row_handlers.get, self._wait_until(until)
+        decode_next, assembler, handlers = self._decoder.decode_next, self._assembler, self._row_handlers
+        wait_until = self._wait_until(until)
         while True:
-            data = following(wait_until)
-            if data is None:
+            start = self._place
+            if start == len(self._taken):
+                self._taken, self._place, start = self.stream.take(wait_until), 0, 0
+                self._bytes += sum(map(len, self._taken))
+            if not self._taken:
                 if self._moved and assembler.transaction is None:
                     return self._batch(until, inside=False)
                 return SourceBatch([], discarded=self._chunks.take_discarded())
-            self._bytes += len(data)
-            message = decode(data)
-            handler = handler_of(type(message))
-            if handler is not None:
+            messages, self._place = decode_next(self._taken, start, CUT_EVENTS - len(assembler.events))
+            if type(messages[0]) in handlers:
                 if not self._skipping:
-                    handler(message)
+                    for message in messages:
+                        handlers[type(message)](message)
                     if len(assembler.events) >= CUT_EVENTS or self._bytes >= CUT_BYTES:
                         return self._batch(until, inside=True)
-            elif self._boundary(message) and self._full():
+            elif self._boundary(messages[0]) and self._full():
                 return self._batch(until, inside=False)
             else:
                 wait_until = self._wait_until(until)

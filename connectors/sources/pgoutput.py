@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from struct import Struct as Format
 from struct import error as StructError
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
-from connectors.sources.pgtuple import Converter, PairReader, compile_pair_reader, compile_reader
+from connectors.sources.pgtuple import Converter, PairReader, Tuple, TupleReader
 from sync_hub.errors import Fatal
+from sync_hub.model import Operation
 
 POSTGRES_EPOCH_MICROSECONDS: Final = 946_684_800_000_000
 """2000-01-01 in microseconds since 1970, UTC: where PostgreSQL's clock starts."""
@@ -93,6 +94,17 @@ class Update(Struct, frozen=True, gc=False):
     unchanged: tuple[str, ...]
 
 
+class Rows(Struct, frozen=True, gc=False):
+    """The same as an `Insert` (create), `Update` or `Delete` of each row, in order.
+
+    A row is the new one with all its columns, and nothing is known of the old one; of a removed row it is the key.
+    """
+
+    relation: int
+    operations: list[Operation]
+    rows: list[dict[str, Any]]
+
+
 class Delete(Struct, frozen=True, gc=False):
     """A removed row: its key, or under REPLICA IDENTITY FULL (`whole`) all of it."""
 
@@ -120,10 +132,14 @@ class Skipped(Struct, frozen=True, gc=False):
     """A change of a relation that the receiver does not want: not decoded."""
 
 
-LogMessage = Begin | Commit | Origin | Relation | Type | Insert | Update | Delete | Truncate | Message | Skipped
+LogMessage = Begin | Commit | Origin | Relation | Type | Insert | Update | Rows | Delete | Truncate | Message | Skipped
 
 Reader = Callable[[bytes], LogMessage]
+ReadPair = Callable[[bytes, int], tuple[Tuple, Tuple]]
 
+_OPERATIONS: Final[dict[int, Operation]] = {ord("I"): "create", ord("U"): "update", ord("D"): "delete"}
+_IN_RUNS: Final = (b"IN", b"UN", b"DK")
+"""Kinds of messages that are read together: those with one tuple, but for removed rows that are whole."""
 _SKIPPED: Final = Skipped()
 _SKIPPING: Final[dict[bytes, Reader]] = dict.fromkeys((b"IN", b"UN", b"UK", b"UO", b"DK", b"DO"), lambda _: _SKIPPED)
 _u16 = Format("!H").unpack_from
@@ -135,25 +151,52 @@ _commit = Format("!BQQq").unpack_from
 _type_of_column = Format("!Ii").unpack_from
 
 
-def _row_readers(relation: Relation, converters: Sequence[tuple[bool, Converter]] | None) -> dict[bytes, Reader]:
-    """How to read the messages about rows of a relation, by how they begin: kind, relation, and kind of first tuple.
+class _Run(NamedTuple):
+    """How messages about rows of one relation are read together."""
+
+    relation: int
+    row: TupleReader
+    key: TupleReader
+
+    def rows(self, messages: Sequence[bytes]) -> Rows | None:
+        """What they say; None: they are to be read one by one."""
+        operations = [_OPERATIONS[data[0]] for data in messages]
+        if "delete" not in operations:
+            rows = self.row.read_all(messages, 6)
+            return None if rows is None else Rows(self.relation, operations, rows)
+        removed = [data for data, operation in zip(messages, operations, strict=True) if operation == "delete"]
+        written = [data for data, operation in zip(messages, operations, strict=True) if operation != "delete"]
+        keys, rows = self.key.read_all(removed, 6), self.row.read_all(written, 6) if written else []
+        if keys is None or rows is None:
+            return None
+        next_key, next_row = iter(keys).__next__, iter(rows).__next__
+        mixed = [next_key() if operation == "delete" else next_row() for operation in operations]
+        return Rows(self.relation, operations, mixed)
+
+
+def _head(kind: bytes, oid: int) -> bytes:
+    """How a message about a row begins: kind, relation, and kind of first tuple.
 
     The first tuple is the new row (N), the old row (O), or an old key (K): values in the key's columns only.
     """
-    oid, by_kind = relation.oid, _SKIPPING if converters is None else _readers_of(relation, converters)
-    return {kind[:1] + _oid(oid) + kind[1:]: reader for kind, reader in by_kind.items()}
+    return kind[:1] + _oid(oid) + kind[1:]
 
 
-def _readers_of(relation: Relation, converters: Sequence[tuple[bool, Converter]]) -> dict[bytes, Reader]:
-    oid = relation.oid
-    columns: list[tuple[str | None, Converter]] = []
-    key_columns: list[tuple[str | None, Converter]] = []
-    for column, (wanted, converter) in zip(relation.columns, converters, strict=True):
-        columns.append((column.name, converter) if wanted else (None, None))
-        key_columns.append((column.name, converter) if wanted and column.key else (None, None))
-    names = [name for name, _ in columns if name is not None]
-    read, read_key = compile_reader(columns), compile_reader(key_columns)
-    read_rows, read_key_and_row = compile_pair_reader(columns, columns), compile_pair_reader(key_columns, columns)
+def _tuple_readers(relation: Relation, converters: Sequence[tuple[bool, Converter]]) -> tuple[TupleReader, TupleReader]:
+    """What reads a row, and an old key."""
+    row = [
+        (column.name, converter) if wanted else (None, None)
+        for column, (wanted, converter) in zip(relation.columns, converters, strict=True)
+    ]
+    key = [one if column.key else (None, None) for column, one in zip(relation.columns, row, strict=True)]
+    return TupleReader(row), TupleReader(key)
+
+
+def _readers(oid: int, row: TupleReader, key: TupleReader) -> dict[bytes, Reader]:
+    """How to read the messages about rows of a relation, by kind and kind of first tuple."""
+    names = [name for name, _ in row.columns if name is not None]
+    read, read_key = row.read, key.read
+    read_rows, read_key_and_row = PairReader(row, row).read, PairReader(key, row).read
 
     def insert(data: bytes) -> Insert:
         row, missing = read(data, 6)
@@ -164,7 +207,7 @@ def _readers_of(relation: Relation, converters: Sequence[tuple[bool, Converter]]
     def update(data: bytes) -> Update:
         return Update(oid, None, False, *read(data, 6))
 
-    def update_with(read_pair: PairReader, data: bytes, *, whole: bool) -> Update:
+    def update_with(read_pair: ReadPair, data: bytes, *, whole: bool) -> Update:
         (old, _), (new, unchanged) = read_pair(data, 6)
         if unchanged:  # a whole old row has all of them; an old key has large key columns
             new, unchanged = _filled(new, old, names)
@@ -190,6 +233,7 @@ class Decoder:
     def __init__(self, prepare: Callable[[Relation], Sequence[tuple[bool, Converter]] | None]) -> None:
         self._prepare = prepare
         self._rows: dict[bytes, Reader] = {}
+        self._runs: dict[bytes, _Run | None] = {}
         self._others: dict[int, Reader] = {
             ord("B"): _read_begin,
             ord("C"): _read_commit,
@@ -199,6 +243,24 @@ class Decoder:
             ord("T"): _read_truncate,
             ord("M"): _read_message,
         }
+
+    def decode_next(self, messages: Sequence[bytes], start: int, most: int) -> tuple[list[LogMessage], int]:
+        """What begins at `start`, and the place of what follows: up to `most` rows in one `Rows`, or one by one.
+
+        What is one by one is of one kind: rows of one relation, or else alone. Raises `MalformedMessage`.
+        """
+        first, end = messages[start], start + 1
+        run = self._runs.get(first[:6])
+        if run is None:
+            return [self.decode(first)], end
+        last = min(len(messages), start + most)
+        while end < last and self._runs.get(messages[end][:6]) is run:
+            end += 1
+        if end - start == 1:
+            return [self.decode(first)], end
+        together = messages[start:end]
+        rows = run.rows(together)
+        return ([self.decode(data) for data in together] if rows is None else [rows]), end
 
     def decode(self, data: bytes) -> LogMessage:
         """One message. Raises `MalformedMessage`."""
@@ -213,7 +275,13 @@ class Decoder:
 
     def _relation(self, data: bytes) -> Relation:
         relation = _read_relation(data)
-        self._rows |= _row_readers(relation, self._prepare(relation))
+        oid, converters = relation.oid, self._prepare(relation)
+        by_kind, run = _SKIPPING, None
+        if converters is not None:
+            row, key = _tuple_readers(relation, converters)
+            by_kind, run = _readers(oid, row, key), _Run(oid, row, key)
+        self._rows |= {_head(kind, oid): reader for kind, reader in by_kind.items()}
+        self._runs |= {_head(kind, oid): run for kind in _IN_RUNS}
         return relation
 
 

@@ -348,6 +348,11 @@ class KeyMaker:
             for name, convert in self._converters
         }
 
+    def all(self, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+        """The keys of many rows."""
+        name = self._single
+        return [self(row) for row in rows] if name is None else [{name: row[name]} for row in rows]
+
 
 def key_maker(table: Table) -> KeyMaker:
     """The maker of a table's event keys."""

@@ -20,6 +20,8 @@ _keepalive = Format("!QqB").unpack_from
 _sent_at = Format("!q").unpack_from
 _feedback = Format("!BQQQqB").pack
 _HEADER_BYTES: Final = 25
+_TAKE_MESSAGES: Final = 500
+_TAKE_BYTES: Final = 500_000
 
 _NO_PUBLICATION: Final = "42704"
 _PUBLICATION_SKIPPED: Final = "55000"
@@ -46,6 +48,7 @@ class LogStream:
         self._silent_seconds = 0.0
         self._reported_at = 0.0
         self._newest = bytes(_HEADER_BYTES)
+        self._end: Exception | None = None
         timeout_seconds = self._timeout_seconds()
         self._report_seconds = min(10.0, timeout_seconds / 3) if timeout_seconds else 10.0
         self._silence_seconds = max(MINIMUM_SILENCE_SECONDS, 2 * timeout_seconds)
@@ -59,31 +62,40 @@ class LogStream:
         self._poll = select.poll()
         self._poll.register(self._pgconn.socket, select.POLLIN)
 
-    def next(self, until: float) -> bytes | None:
-        """The next log message; None when none has come by `until` (monotonic seconds). Reports when due.
+    def take(self, until: float) -> list[bytes]:
+        """The next log messages, at least one; none if none has come by `until` (monotonic seconds). Reports when due.
 
-        One call returns what is buffered without asking the socket: nothing at hand is no sign of nothing to come.
+        What is buffered is returned without asking the socket: nothing at hand is no sign of nothing to come. What ends
+        the log is raised when all before it was taken.
         """
-        get = self._pgconn.get_copy_data
-        while True:
+        if self._end is not None:
+            raise self._end
+        get, taken, size_bytes = self._pgconn.get_copy_data, list[bytes](), 0
+        while len(taken) < _TAKE_MESSAGES and size_bytes < _TAKE_BYTES:
             try:
                 size, data = get(1)
             except psycopg.Error as error:
-                raise self._lost(error) from error
+                self._end = self._lost(error)
+                break
             if self._unpublished:
-                raise self._not_published()
+                self._end = self._not_published()
+                break
             if size > 0:
                 message = bytes(data)
                 if message[0] == _DATA:
                     self._newest = message
-                    return message[_HEADER_BYTES:]
-                if message[0] == _KEEPALIVE:
+                    taken.append(message[_HEADER_BYTES:])
+                    size_bytes += size
+                elif message[0] == _KEEPALIVE:
                     self._take_keepalive(message)
-            elif size == 0:
-                if not self._wait(until):
-                    return None
-            else:
-                raise self._ended()
+            elif size < 0:
+                self._end = self._ended()
+                break
+            elif taken or not self._wait(until):
+                break
+        if self._end is not None and not taken:
+            raise self._end
+        return taken
 
     @property
     def sent_at(self) -> int:

@@ -1,4 +1,4 @@
-"""The tuples of pgoutput's messages as rows: `read_tuple` says how they are read; `compile_reader` is faster.
+"""The tuples of pgoutput's messages as rows: `read_tuple` says how they are read; what is compiled is faster.
 
 Protocol: "Logical Replication Message Formats", TupleData, in PostgreSQL's manual.
 
@@ -7,38 +7,45 @@ a count of 16 bits, and so is an array (`dc`). A text is `t`, a size of 32 bits 
 same size and the same bytes. NULL and unchanged are `n` and `u`, which MessagePack reads as the numbers 110 and 117. So
 only `t` has to become `db`, and no look at the values is needed to find it: PostgreSQL's text holds no zero byte, so in
 a message of less than 65,536 bytes `t` and two zero bytes are the head of a text, and nothing else is.
+
+Many tuples are one array of arrays. None can reach into the next one unnoticed: between them is `dc` and a zero byte,
+which are no text in UTF-8, and an array is no value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from struct import Struct as Format
 from typing import Any, Final
 
 import msgspec
 
 Converter = Callable[[str], Any] | None
-TupleColumns = Sequence[tuple[str | None, Converter]]
-"""For each column its name, None where it is to be skipped, and what makes a wire value of its text."""
+TupleColumn = tuple[str | None, Converter]
+"""A column's name, None where it is to be skipped, and what makes a wire value of its text."""
+TupleColumns = Sequence[TupleColumn]
 Tuple = tuple[dict[str, Any], tuple[str, ...]]
 """The values by name, and the names of unchanged columns that were left out."""
-Reader = Callable[[bytes, int], Tuple]
-"""Reads the tuple from a position to the end of its message."""
-PairReader = Callable[[bytes, int], tuple[Tuple, Tuple]]
-"""Reads the two tuples of an update: the old one from a position, and the new one behind it to the end."""
+Maker = Callable[[Sequence[Sequence[Any]]], list[dict[str, Any]]]
+"""Makes rows of the values of all columns: texts, and the numbers of NULL and unchanged."""
 
 TOO_LONG: Final = 65_536
 _TEXT, _NULL, _UNCHANGED, _NEW = b"tnuN"
 _PAD: Final = bytes(5)
 _ARRAY, _TEXT_HEAD, _STRING_HEAD = b"\xdc", b"t\0\0", b"\xdb\0\0"
+_LONG_ARRAY: Final = 0xDD
 _count: Final = Format("!H").unpack_from
 _head: Final = Format("!BI").unpack_from
 _size: Final = Format("!H").pack
+_array_head: Final = Format("!BI").pack
 _values: Final = msgspec.msgpack.Decoder(list[str | int]).decode
+_rows: Final = msgspec.msgpack.Decoder(list[list[str | int]]).decode
+_rows_of_texts: Final = msgspec.msgpack.Decoder(list[list[str]]).decode
 
 
-class _NotPlain(Exception):
-    """A row with unchanged columns, or bytes that are no tuple: `read_tuple` knows which."""
+_NOT_PLAIN: Final = (msgspec.DecodeError, ValueError, LookupError, TypeError)
+"""What rows with unchanged columns cause, bytes that are no tuple, and converters: `read_tuple` tells them apart."""
 
 
 def read_tuple(data: bytes, position: int, columns: TupleColumns) -> tuple[dict[str, Any], tuple[str, ...], int]:
@@ -84,63 +91,107 @@ def read_pair(data: bytes, position: int, old_columns: TupleColumns, new_columns
     return (row, missing), read_last(data, end + 1, new_columns)
 
 
-def compile_reader(columns: TupleColumns) -> Reader:
-    """`read_last` for these columns, the fast way: the hottest step of capture."""
-    make = _maker(columns)
+class TupleReader:
+    """Reads tuples with these columns, the fast way: the hottest step of capture.
 
-    def read(data: bytes, position: int) -> Tuple:
-        if len(data) < TOO_LONG:
+    What makes rows is compiled when it is first needed: a log tells of many tables before it has rows of any.
+    """
+
+    def __init__(self, columns: TupleColumns) -> None:
+        self.columns = columns
+        self._all_wanted = all(name is not None for name, _ in columns)
+
+    @cached_property
+    def make(self) -> Maker:
+        """Makes rows of values, of which some are NULL."""
+        return _maker(self.columns, nulls=True)
+
+    @cached_property
+    def _make_of_texts(self) -> Maker:
+        return _maker(self.columns, nulls=False)
+
+    def read(self, data: bytes, position: int) -> Tuple:
+        """See `read_last`."""
+        rows = self.read_all([data], position)
+        return read_last(data, position, self.columns) if rows is None else (rows[0], ())
+
+    def read_all(self, messages: Sequence[bytes], position: int) -> list[dict[str, Any]] | None:
+        """The rows of messages that have all columns; None: they are to be read one by one."""
+        if max(map(len, messages)) >= TOO_LONG:
+            return None
+        tuples = _ARRAY.join([data[position:] for data in messages]).replace(_TEXT_HEAD, _STRING_HEAD)
+        data = _array_head(_LONG_ARRAY, len(messages)) + _ARRAY + tuples
+        if self._all_wanted and len(messages) > 1:
             try:
-                return make(_values(_ARRAY + data[position:].replace(_TEXT_HEAD, _STRING_HEAD))), ()
-            except (_NotPlain, msgspec.DecodeError):
+                return self._make_of_texts(_rows_of_texts(data))
+            except _NOT_PLAIN:
                 pass
-        return read_last(data, position, columns)
+        try:
+            return self.make(_rows(data))
+        except _NOT_PLAIN:
+            return None
 
-    return read
 
+class PairReader:
+    """Reads an old tuple and the new one behind it, the fast way: what lies between them is read as three numbers."""
 
-def compile_pair_reader(old_columns: TupleColumns, new_columns: TupleColumns) -> PairReader:
-    """`read_pair` for these columns, the fast way: what lies between the two tuples is read as three numbers."""
-    make_old, make_new, count = _maker(old_columns), _maker(new_columns), len(new_columns)
-    counted, between = _size(count), [_NEW, *_size(count)]
-    head = _ARRAY + _size(2 * count + 3)
+    def __init__(self, old: TupleReader, new: TupleReader) -> None:
+        count = len(new.columns)
+        self._old, self._new, self._count = old, new, count
+        self._counted, self._between = _size(count), [_NEW, *_size(count)]
+        self._head = _ARRAY + _size(2 * count + 3)
 
-    def read(data: bytes, position: int) -> tuple[Tuple, Tuple]:
-        if len(data) < TOO_LONG and data[position : position + 2] == counted:
+    def read(self, data: bytes, position: int) -> tuple[Tuple, Tuple]:
+        """See `read_pair`."""
+        count = self._count
+        if len(data) < TOO_LONG and data[position : position + 2] == self._counted:
             try:
-                found = _values(head + data[position + 2 :].replace(_TEXT_HEAD, _STRING_HEAD))
-                if found[count : count + 3] == between:
-                    return (make_old(found[:count]), ()), (make_new(found[count + 3 :]), ())
-            except (_NotPlain, msgspec.DecodeError):
+                found = _values(self._head + data[position + 2 :].replace(_TEXT_HEAD, _STRING_HEAD))
+                if found[count : count + 3] == self._between:
+                    [old], [new] = self._old.make([found[:count]]), self._new.make([found[count + 3 :]])
+                    return (old, ()), (new, ())
+            except _NOT_PLAIN:
                 pass
-        return read_pair(data, position, old_columns, new_columns)
-
-    return read
+        return read_pair(data, position, self._old.columns, self._new.columns)
 
 
-def _maker(columns: TupleColumns) -> Callable[[Sequence[str | int]], dict[str, Any]]:
-    """A row of the values of all columns, written out as straight code. Raises `_NotPlain`."""
-    names: dict[str, Any] = {"null": _null}
-    values, items, skipped = [f"v{place}" for place in range(len(columns))], [], []
+def _maker(columns: TupleColumns, *, nulls: bool) -> Maker:
+    """Rows of the values of all columns, written out as straight code. Raises `_NOT_PLAIN`.
+
+    A value like that of the row before is not converted again: rows written together often have the same times.
+    `nulls` False: all values are texts.
+    """
+    names: dict[str, Any] = {"refuse": _refuse}
+    values, items, skipped, kept = [f"v{place}" for place in range(len(columns))], [], [], []
     for value, (name, convert) in zip(values, columns, strict=True):
         names[f"convert_{value}"] = convert
         converted = value if convert is None else f"convert_{value}({value})"
+        if convert is not None and convert is not int:
+            kept.append(f"    text_{value} = kept_{value} = None")
+            converted = (
+                f"kept_{value} if {value} == text_{value} else"
+                f" (kept_{value} := convert_{value}(text_{value} := {value}))"
+            )
         if name is None:
-            skipped.append(f"    if {value}.__class__ is not str: null({value})")
+            skipped.append(f"        if {value}.__class__ is not str and {value} != {_NULL}: refuse({value})")
+        elif nulls:
+            found = f"({converted}) if {value}.__class__ is str else None if {value} == {_NULL} else refuse({value})"
+            items.append(f"{name!r}: {found}")
         else:
-            items.append(f"{name!r}: {converted} if {value}.__class__ is str else null({value})")
+            items.append(f"{name!r}: {converted}")
     lines = [
-        "def make(values):",
-        f"    if len(values) != {len(columns)}: null(None)",
-        f"    [{', '.join(values)}] = values",
-        *skipped,
-        f"    return {{{', '.join(items)}}}",
+        "def make(rows):",
+        "    made = []",
+        *kept,
+        f"    for [{', '.join(values)}] in rows:",
+        *(skipped if nulls else []),
+        f"        made.append({{{', '.join(items)}}})",
+        "    return made",
     ]
     exec("\n".join(lines), names)  # noqa: S102 - of the given values only names of columns are in it, as literals
-    made: Callable[[Sequence[str | int]], dict[str, Any]] = names["make"]
+    made: Maker = names["make"]
     return made
 
 
-def _null(value: int | None) -> None:
-    if value != _NULL:
-        raise _NotPlain
+def _refuse(value: int) -> None:
+    raise ValueError(f"{value} is neither a text nor NULL")

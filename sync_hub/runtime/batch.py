@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sync_hub.envelope import decode, key_of
+from sync_hub.envelope import key_of
+from sync_hub.envelopes import decode_all
 from sync_hub.errors import Rejected
 from sync_hub.model import ABSENT, ChangeEvent, Offset, Record, RowChange, TopicPartition
 
@@ -97,7 +98,7 @@ class Work(Struct, frozen=True):
 
 
 def decoded(
-    records: Iterable[Record], keys: Mapping[str, Sequence[str]] | None = None
+    records: Sequence[Record], keys: Mapping[str, Sequence[str]] | None = None
 ) -> dict[TopicPartition, list[Decoded]]:
     """Decode each record once, whichever pipelines read it; per partition in offset order.
 
@@ -105,19 +106,22 @@ def decoded(
     """
     partitions: dict[TopicPartition, list[Decoded]] = {}
     topic, partition, run = "", -1, []
-    for record in records:
+    for record, event in zip(records, decode_all(records), strict=True):
         if record.partition != partition or record.topic != topic:
             topic, partition = record.topic, record.partition
             run = partitions.setdefault(TopicPartition(topic, partition), [])
-        try:
-            event = decode(record)
-            if event is not None and event.key is None and keys is not None:
-                event = keyed(event, keys.get(record.topic, ()))
-        except Rejected as error:
-            run.append(Unreadable(record, error))
+        if isinstance(event, ChangeEvent):
+            run.append(_item(record, event, keys) if event.key is None and keys else Item(record, event))
         else:
-            run.append(Tombstone(record) if event is None else Item(record, event))
+            run.append(Tombstone(record) if event is None else Unreadable(record, event))
     return partitions
+
+
+def _item(record: Record, event: ChangeEvent, keys: Mapping[str, Sequence[str]]) -> Item | Unreadable:
+    try:
+        return Item(record, keyed(event, keys.get(record.topic, ())))
+    except Rejected as error:
+        return Unreadable(record, error)
 
 
 def keyed(event: ChangeEvent, columns: Sequence[str]) -> ChangeEvent:

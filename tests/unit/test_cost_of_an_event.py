@@ -15,9 +15,10 @@ from typing import Any
 
 from connectors.pgtypes import wire_converter
 from connectors.sources.pgevents import EventAssembler, TableEvents
-from connectors.sources.pgoutput import Begin, Decoder, Insert
+from connectors.sources.pgoutput import Begin, Decoder, Rows
 from connectors.sources.pgrows import KeyMaker
-from sync_hub.envelope import Encoder, decode
+from sync_hub.envelope import Encoder
+from sync_hub.envelopes import decode_all
 from sync_hub.model import Record
 
 OID = 16384
@@ -79,10 +80,10 @@ def captured() -> list[Any]:
     assembler = EventAssembler("erp", "erp_db", 1, Nobody())
     assembler.tables[OID] = TableEvents("public", "customers", KeyMaker(("id",), COLUMNS))
     assembler.begin(Begin(7, 1_763_864_673_151_664, 42))
-    for data in MESSAGES:
-        message = decoder.decode(data)
-        assert isinstance(message, Insert)
-        assembler.insert(message)
+    for start in range(0, EVENTS, 100):
+        [message], _ = decoder.decode_next(MESSAGES, start, 100)
+        assert isinstance(message, Rows)
+        assembler.rows(message)
     return Encoder().encode(assembler.take()[0])
 
 
@@ -104,7 +105,7 @@ RECORDS = [Record("t", 0, place, one.key, one.value, [], 0) for place, one in en
 
 def read() -> list[Any]:
     """From records to events, as deliver does it."""
-    return [decode(record) for record in RECORDS]
+    return decode_all(RECORDS)
 
 
 def read_plainly() -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -23,6 +24,7 @@ from connectors.sources.pgoutput import (
     Origin,
     Relation,
     RelationColumn,
+    Rows,
     Skipped,
     Truncate,
     Type,
@@ -103,6 +105,19 @@ def cells_of(relation: Relation, *, unchanged: bool) -> st.SearchStrategy[list[C
     return st.tuples(*map(cell, relation.columns)).map(list)
 
 
+def one_by_one(message: LogMessage) -> list[LogMessage]:
+    """Rows that were read together, as the messages that they were."""
+    if not isinstance(message, Rows):
+        return [message]
+    assert len(message.rows) > 1
+    made: dict[str, Callable[[dict[str, Any]], LogMessage]] = {
+        "create": lambda row: Insert(message.relation, row),
+        "update": lambda row: Update(message.relation, None, False, row, ()),
+        "delete": lambda row: Delete(message.relation, row, False),
+    }
+    return [made[operation](row) for operation, row in zip(message.operations, message.rows, strict=True)]
+
+
 class Stream(RuleBasedStateMachine):
     """One decoder, and what it was told of relations."""
 
@@ -111,9 +126,11 @@ class Stream(RuleBasedStateMachine):
         self.decoder = Decoder(prepare)
         self.relations: dict[int, Relation] = {}
         self.last = b"B" + struct.pack("!QqI", 1, 2, 3)
+        self.read: list[tuple[bytes, LogMessage]] = []
 
     def decodes(self, data: bytes, expected: LogMessage) -> None:
         self.last = data
+        self.read.append((data, expected))
         assert self.decoder.decode(data) == expected
 
     def refuses(self, data: bytes) -> None:
@@ -128,7 +145,7 @@ class Stream(RuleBasedStateMachine):
         found = Relation(oid, schema, name, identity, tuple(columns))
         self.last = relation_data(found)
         self.relations[oid] = Relation(oid, schema or "pg_catalog", name, identity, tuple(columns))
-        assert self.decoder.decode(self.last) == self.relations[oid]
+        self.decodes(self.last, self.relations[oid])
 
     @rule(oid=OIDS, data=st.data())
     def insert(self, oid: int, data: st.DataObject) -> None:
@@ -195,6 +212,20 @@ class Stream(RuleBasedStateMachine):
     @rule(oids=st.lists(NUMBERS, max_size=4))
     def truncate(self, oids: list[int]) -> None:
         self.decodes(b"T" + struct.pack(f"!IB{len(oids)}I", len(oids), 0, *oids), Truncate(tuple(oids)))
+
+    @rule(size=st.integers(1, 20), most=st.integers(1, 10))
+    def together(self, size: int, most: int) -> None:
+        """All messages so far, some at a time: the same as one by one."""
+        decoder, found = Decoder(prepare), list[LogMessage]()
+        messages = [data for data, _ in self.read]
+        for start in range(0, len(messages), size):
+            part, place = messages[start : start + size], 0
+            while place < len(part):
+                before = place
+                decoded, place = decoder.decode_next(part, place, most)
+                assert 0 < place - before <= most
+                found += [single for message in decoded for single in one_by_one(message)]
+        assert found == [expected for _, expected in self.read]
 
     # What no server sends
 

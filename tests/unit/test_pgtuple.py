@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from connectors.sources.pgtuple import (
     TOO_LONG,
+    PairReader,
     TupleColumns,
-    compile_pair_reader,
-    compile_reader,
+    TupleReader,
     read_last,
     read_pair,
 )
@@ -56,13 +56,13 @@ def drawn(data: st.DataObject, columns: TupleColumns) -> bytes:
 def both(data: bytes, columns: TupleColumns, position: int = 0) -> Any:
     """The outcome, which both ways of reading one tuple agree on."""
     plain = outcome(read_last, data, position, columns)
-    assert outcome(compile_reader(columns), data, position) == plain
+    assert outcome(TupleReader(columns).read, data, position) == plain
     return plain
 
 
 def both_pairs(data: bytes, old: TupleColumns, new: TupleColumns, position: int = 0) -> Any:
     plain = outcome(read_pair, data, position, old, new)
-    assert outcome(compile_pair_reader(old, new), data, position) == plain
+    assert outcome(PairReader(TupleReader(old), TupleReader(new)).read, data, position) == plain
     return plain
 
 
@@ -80,12 +80,32 @@ def test_pairs_of_tuples_are_read_alike(
     both_pairs(before + body, old, columns, len(before))
 
 
+@given(st.data(), COLUMNS, st.binary(max_size=4), st.integers(1, 6), st.integers(0, 3))
+def test_runs_are_read_as_their_messages_are_one_by_one(
+    data: st.DataObject, columns: TupleColumns, before: bytes, count: int, cut: int
+) -> None:
+    pool = [drawn(data, columns) for _ in range(count)]
+    messages = [before + data.draw(st.sampled_from(pool)) for _ in range(count)]
+    messages[data.draw(st.integers(0, count - 1))] += data.draw(
+        st.sampled_from([b"", b"", b"n", b"t\0\0", b"\xdc\0\0"])
+    )
+    broken = data.draw(st.integers(0, count - 1))
+    messages[broken] = messages[broken][: max(len(before), len(messages[broken]) - cut)]
+    one_by_one = [outcome(read_last, one, len(before), columns) for one in messages]
+    found = TupleReader(columns).read_all(messages, len(before))
+    if found is None:
+        skipping = any(name is None for name, _ in columns)
+        assert skipping or any(isinstance(one, type) or one[0][1] for one in one_by_one)
+    else:
+        assert [[(list(row.items()), ())] for row in found] == one_by_one
+
+
 @given(COLUMNS, st.binary(max_size=60))
 def test_any_bytes_are_a_row_or_refused(columns: TupleColumns, data: bytes) -> None:
     for given_ in (data, pack("!H", len(columns)) + data):
         for found in (
-            outcome(compile_reader(columns), given_, 0),
-            outcome(compile_pair_reader(columns, columns), given_, 0),
+            outcome(TupleReader(columns).read, given_, 0),
+            outcome(PairReader(TupleReader(columns), TupleReader(columns)).read, given_, 0),
         ):
             assert isinstance(found, list) or issubclass(found, REFUSED)
 
