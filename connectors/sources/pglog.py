@@ -44,7 +44,7 @@ MOST_TIMES: Final = 4
 """A batch grows by its own size for every so many tables in it, up to so many times: its records go to as many topics,
 few to each, and Kafka's work goes by its batches, not by records."""
 CAUGHT_UP_MICROSECONDS: Final = 50_000
-CUT_EVENTS: Final = 10_000
+CUT_EVENTS: Final = 4_000
 CUT_BYTES: Final = 4_000_000
 VISIBLE_SECONDS: Final = 0.1
 """How often to look whether a transaction that values are needed from has become visible."""
@@ -120,12 +120,13 @@ class Log:
                 if self._moved and assembler.transaction is None:
                     return self._batch(until, inside=False)
                 return SourceBatch([], discarded=self._chunks.take_discarded())
-            messages, self._place = decode_next(self._taken, start, CUT_EVENTS - len(assembler.events))
+            most = CUT_EVENTS * self._times()
+            messages, self._place = decode_next(self._taken, start, most - len(assembler.events))
             if type(messages[0]) in handlers:
                 if not self._skipping:
                     for message in messages:
                         handlers[type(message)](message)
-                    if len(assembler.events) >= CUT_EVENTS or self._bytes >= CUT_BYTES:
+                    if len(assembler.events) >= most or self._bytes >= CUT_BYTES:
                         return self._batch(until, inside=True)
             elif self._boundary(messages[0]) and self._full():
                 return self._batch(until, inside=False)
@@ -196,11 +197,15 @@ class Log:
         if self._beat is not None:
             self._heartbeat, self._beat = Heartbeat(dump(self._remembering()), self._beat), None
 
+    def _times(self) -> int:
+        """How large a batch may become, for the tables in it."""
+        return min(MOST_TIMES, 1 + len(self._assembler.tables_met) // MANY_TABLES)
+
     def _full(self) -> bool:
         """Whether the batch ends at this commit, whatever follows."""
         if not self._moved:
             return False
-        times = min(MOST_TIMES, 1 + len(self._assembler.tables_met) // MANY_TABLES)
+        times = self._times()
         return (
             len(self._assembler.events) >= BATCH_EVENTS * times
             or self._bytes >= BATCH_BYTES * times

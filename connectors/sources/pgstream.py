@@ -20,6 +20,8 @@ _keepalive = Format("!QqB").unpack_from
 _sent_at = Format("!q").unpack_from
 _feedback = Format("!BQQQqB").pack
 _HEADER_BYTES: Final = 25
+_BUFFER_BYTES: Final = 262_144
+"""libpq reads from its socket at once what its buffer holds: 16 KB, or as much as the largest message was."""
 _TAKE_MESSAGES: Final = 500
 _TAKE_BYTES: Final = 500_000
 
@@ -54,7 +56,11 @@ class LogStream:
         self._silence_seconds = max(MINIMUM_SILENCE_SECONDS, 2 * timeout_seconds)
 
     def start(self, command: str) -> None:
-        """Send START_REPLICATION. Raises what `classify` makes of a refusal (`object_in_use`: the slot is active)."""
+        """Send START_REPLICATION. Raises what `classify` makes of a refusal (`object_in_use`: the slot is active).
+
+        A large answer comes before it, for libpq's buffer: else it asks the socket again every few dozen rows.
+        """
+        self._pgconn.exec_(b"select pg_catalog.repeat('x', %d)" % _BUFFER_BYTES)
         result = self._pgconn.exec_(command.encode())
         if result.status != pq.ExecStatus.COPY_BOTH:
             raise self._failure(result)

@@ -32,10 +32,6 @@ _WRONG_VALUES = (ArithmeticError, ValueError, TypeError, AttributeError, Recursi
 """What a value that is not of its column's type makes Python raise while it is converted."""
 
 
-def _always(_: Row) -> bool:
-    return True
-
-
 class Mapped(Struct, frozen=True):
     """What a batch became: changes in order, for each the index of its event, and the rejected by index of theirs."""
 
@@ -147,12 +143,12 @@ class CompiledMapping:
         sources: list[int] = []
         rejected: list[tuple[int, Rejected]] = []
         quick, key_of, values_of, respelled = not self._needs_facts, self._key_values, self._values, self._respelled
-        included = self.condition.run if self.condition is not None else _always
+        included = self.condition.run if self.condition is not None else None
         for index, event in enumerate(events):
             row = event.after
             if quick and row is not None and event.version and event.operation != "delete":
                 try:
-                    if included(row) is True:
+                    if included is None or included(row) is True:
                         key, values = key_of(event.key), values_of(row)  # type: ignore[arg-type]  # without a key it is a TypeError
                         changes.append(RowChange("upsert", key, self._spelled(values, key) if respelled else values))
                         sources.append(index)
@@ -371,7 +367,8 @@ class CompiledMapping:
 
 def _together(fields: Sequence[Field]) -> Callable[[Row], Values]:
     """All fields of a row at once."""
-    if len(fields) > 1 and all(field.column for field in fields):
-        return operator.itemgetter(*(field.column for field in fields))
+    if fields and all(field.column for field in fields):
+        values = operator.itemgetter(*(field.column for field in fields))
+        return values if len(fields) > 1 else lambda row: (values(row),)
     runs = [field.run for field in fields]
     return lambda row: tuple([run(row) for run in runs])

@@ -146,6 +146,8 @@ def stages(partitions: Mapping[TopicPartition, Sequence[Decoded]]) -> list[dict[
 
     What comes before a probe in its partition is written before the target is looked at.
     """
+    if not any(isinstance(one, Item) and one.event.check for records in partitions.values() for one in records):
+        return [{place: list(records) for place, records in partitions.items()}]
     cut: list[dict[TopicPartition, list[Decoded]]] = [{}]
     for place, records in partitions.items():
         stage = 0
@@ -268,12 +270,14 @@ def past_barrier(rows: Iterable[Offset], version: str) -> dict[int, tuple[Offset
     }
 
 
-def coalesce(changes: Iterable[RowChange]) -> list[list[RowChange]]:
+def coalesce(changes: Sequence[RowChange]) -> list[list[RowChange]]:
     """Leave one change a key, the last; an event with absent columns never replaces one that has them.
 
     Returns layers to be written one after the other: a second one only where two changes of a key cannot be one
     (`on_delete: set` after an upsert, or a row written again after being marked).
     """
+    if _all_differ([change.key for change in changes]):
+        return [list(changes)] if changes else []
     layers: list[dict[tuple[Any, ...], RowChange]] = [{}]
     depth: dict[tuple[Any, ...], int] = {}
     first = layers[0]
@@ -297,6 +301,14 @@ def coalesce(changes: Iterable[RowChange]) -> list[list[RowChange]]:
             merged = change
         layers[level][key] = merged
     return [list(layer.values()) for layer in layers if layer]
+
+
+def _all_differ(keys: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether no two keys are alike; False also where it cannot be told at once."""
+    try:
+        return len(set(keys)) == len(keys)
+    except TypeError:
+        return False
 
 
 def hashable(value: Any) -> Any:

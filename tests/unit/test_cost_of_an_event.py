@@ -24,10 +24,10 @@ from sync_hub.model import Record
 OID = 16384
 EVENTS = 1000
 TURNS = 15
-CAPTURE_BOUND = 1.3
-"""0.79 when this was written."""
-READ_BOUND = 0.7
-"""0.40 when this was written."""
+CAPTURE_BOUND = 0.75
+"""0.45 when this was written."""
+READ_BOUND = 0.55
+"""0.31 when this was written."""
 COLUMNS = {
     "id": "bigint",
     "first_name": "text",
