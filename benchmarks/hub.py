@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -143,14 +145,19 @@ class HubSession:
                 self._workers[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
 
     def wait_delivering(self) -> None:
-        """By what the workers tell of themselves."""
-        wanted = {(name, self._workers[name].pid, "running") for name in self._names(["deliver"])}
-        wait_until(
-            lambda: wanted <= {(beat.name, beat.pid, beat.state) for beat in self.state.workers()},
-            "workers that deliver",
-            self.check,
-            every_seconds=0.005,
-        )
+        """Wait until the workers that deliver have dealt out all partitions, as they tell of themselves."""
+        wait_until(self._delivering, "workers that deliver", self.check, every_seconds=0.005)
+
+    def _delivering(self) -> bool:
+        pids = {name: self._workers[name].pid for name in self._names(["deliver"])}
+        beats = [one for one in self.state.workers() if pids.get(one.name) == one.pid and one.state == "running"]
+        shares = [
+            [(name, partition) for name, figures in one.detail["pipelines"].items() for partition in figures["offsets"]]
+            for one in beats
+        ]
+        dealt = Counter(itertools.chain(*shares))
+        wanted = len(self.state.pipelines()) * self.databases.workload.partitions
+        return len(shares) == len(pids) and all(shares) and len(dealt) == dealt.total() == wanted
 
     def stop(self, *parts: str) -> None:
         """Have them drain and exit; what they used is kept."""

@@ -241,7 +241,7 @@ def _event(envelope: _Envelope, key: dict[str, Any] | None, headers: Sequence[tu
     if operation is None:
         raise ValueError("its `op` is none of " + " ".join(OPERATIONS))
     source, version = read_source(block)
-    more = _read_headers(headers) if headers else {}
+    more = read_headers(headers) if headers else {}
     if not version:
         before = before and debezium.known(debezium.available(before)[0], key)
         if after is not None:
@@ -263,7 +263,8 @@ _KEY_HEADERS = {NEW_KEY: "new_key", OLD_KEY: "old_key", "__debezium.newkey": "ne
 _LIST_HEADERS = {FETCHED: "fetched", UNCHANGED: "unchanged", PIPELINES: "pipelines"}
 
 
-def _read_headers(headers: Sequence[tuple[str, bytes]]) -> dict[str, Any]:
+def read_headers(headers: Sequence[tuple[str, bytes]]) -> dict[str, Any]:
+    """What a record's headers say of its event, by the event's fields. Raises what is wrong with them."""
     found: dict[str, Any] = {}
     for name, value in headers:
         if name in _TEXT_HEADERS:

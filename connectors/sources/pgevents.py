@@ -21,7 +21,8 @@ from sync_hub.model import ChangeEvent, ChunkRequest, Operation, SourceInfo, Tra
 CONNECTOR: Final = "postgresql"
 _CONTEXT_LIMIT: Final = 512
 _BLOCK: Final = 4096
-_ENDS: Final = [version_suffix(ordinal)[-5:] for ordinal in range(_BLOCK)]
+_SUFFIXES: Final = [version_suffix(ordinal) for ordinal in range(_BLOCK)]
+_ENDS: Final = [suffix[-5:] for suffix in _SUFFIXES]
 """Ends of versions made beforehand, which come again every so many ordinals: formatting costs a tenth of an event."""
 
 
@@ -120,6 +121,9 @@ class EventAssembler:
     def rows(self, message: Rows) -> None:
         """Rows of one table whose keys did not change: as `insert`, `update` and `delete` one by one."""
         table, rows, operations = self.tables[message.relation], message.rows, message.operations
+        for place in message.unchanged:
+            _require_key(table, rows[place])
+        begin = len(self.events)
         count, info = len(rows), self._info_of(table)
         first = self._counted(table) + 1
         keys = table.to_key.all(rows)
@@ -139,6 +143,8 @@ class EventAssembler:
         if self._context is not None:
             events = [msgspec.structs.replace(event, **self._context) for event in events]
         self.events += events
+        for place, unchanged in message.unchanged.items():
+            self._note(table, unchanged, begin + place)
         if self.watcher.tracking:
             for key in keys:
                 self.watcher.touch(self._xid, table.full_name, key_identity(key))
@@ -148,22 +154,18 @@ class EventAssembler:
         table = self.tables[message.relation]
         place = self._count(table)
         new, old = message.new, message.old
-        if message.unchanged and not new.keys() >= set(table.key):
-            raise Fatal(
-                "key_not_logged",
-                f"the log left out the unchanged key of a row of {table.full_name}",
-                hint="update the server to its newest minor release, or make the key's columns small",
-            )
+        if message.unchanged:
+            _require_key(table, new)
         key = table.to_key(new)
         if old is not None:
             old_key = table.to_key(old)
             if old_key != key:
                 self._add(table, "delete", old_key, old, None, place, new_key=key)
                 self._add(table, "create", key, None, new, version_suffix(table.ordinal, 1), old_key=old_key)
-                self._note(table, message.unchanged)
+                self._note(table, message.unchanged, len(self.events) - 1)
                 return
         self._add(table, "update", key, old if message.whole else None, new, place)
-        self._note(table, message.unchanged)
+        self._note(table, message.unchanged, len(self.events) - 1)
 
     def delete(self, message: Delete) -> None:
         """A removed row."""
@@ -236,7 +238,7 @@ class EventAssembler:
     def _count(self, table: TableEvents) -> str:
         """Count a message of this relation; gives the suffix of its version."""
         ordinal = table.ordinal = self._counted(table) + 1
-        return f"{ordinal // _BLOCK:07x}{_ENDS[ordinal % _BLOCK]}"
+        return _SUFFIXES[ordinal] if ordinal < _BLOCK else version_suffix(ordinal)
 
     def _versions(self, first: int, count: int) -> list[str]:
         """The versions of so many messages, from the ordinal of the first on."""
@@ -247,9 +249,9 @@ class EventAssembler:
             versions += [beginning + end for end in _ENDS[place : place + count - len(versions)]]
         return versions
 
-    def _note(self, table: TableEvents, unchanged: tuple[str, ...]) -> None:
+    def _note(self, table: TableEvents, unchanged: tuple[str, ...], place: int) -> None:
         if unchanged:
-            self.incomplete.append(Incomplete(len(self.events) - 1, table.full_name, self._xid, unchanged, self._cut))
+            self.incomplete.append(Incomplete(place, table.full_name, self._xid, unchanged, self._cut))
 
     def _add(
         self,
@@ -280,3 +282,13 @@ class EventAssembler:
         self.events.append(event)
         if self.watcher.tracking and key is not None:
             self.watcher.touch(self._xid, table.full_name, key_identity(key))
+
+
+def _require_key(table: TableEvents, row: Mapping[str, Any]) -> None:
+    """Of a row that lacks columns."""
+    if not row.keys() >= set(table.key):
+        raise Fatal(
+            "key_not_logged",
+            f"the log left out the unchanged key of a row of {table.full_name}",
+            hint="update the server to its newest minor release, or make the key's columns small",
+        )

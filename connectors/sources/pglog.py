@@ -82,12 +82,15 @@ class Log:
         self._decoder = Decoder(tables.prepare)
         self._taken: list[bytes] = []
         self._place = 0
+        self._most = CUT_EVENTS
+        """How many events a batch has at most, within a transaction, too."""
         self.position = position
         self.timeline_changed = False
         self._proven = False
         self._skipping = False
         self._moved = False
         self._bytes = 0
+        """Of what was taken for the batch; what is left for the next one counts for this one."""
         self._batch_until = 0.0
         self._beat: float | None = None
         self._heartbeat: Heartbeat | None = None
@@ -109,7 +112,7 @@ class Log:
         until = time.monotonic() + timeout_seconds
         if self._pending is not None:
             return self._part(*self._pending, until)
-        decode_next, assembler, handlers = self._decoder.decode_next, self._assembler, self._row_handlers
+        decoder, assembler, handlers = self._decoder, self._assembler, self._row_handlers
         wait_until = self._wait_until(until)
         while True:
             start = self._place
@@ -120,18 +123,23 @@ class Log:
                 if self._moved and assembler.transaction is None:
                     return self._batch(until, inside=False)
                 return SourceBatch([], discarded=self._chunks.take_discarded())
-            most = CUT_EVENTS * self._times()
-            messages, self._place = decode_next(self._taken, start, most - len(assembler.events))
-            if type(messages[0]) in handlers:
-                if not self._skipping:
-                    for message in messages:
-                        handlers[type(message)](message)
-                    if len(assembler.events) >= most or self._bytes >= CUT_BYTES:
-                        return self._batch(until, inside=True)
-            elif self._boundary(messages[0]) and self._full():
-                return self._batch(until, inside=False)
+            end = self._place = decoder.end_of_run(self._taken, start, self._most - len(assembler.events))
+            if end - start > 1:
+                messages = decoder.decode_rows(self._taken[start:end])
             else:
-                wait_until = self._wait_until(until)
+                message = decoder.decode(self._taken[start])
+                if type(message) not in handlers:
+                    if self._boundary(message) and self._full():
+                        return self._batch(until, inside=False)
+                    wait_until = self._wait_until(until)
+                    continue
+                messages = [message]
+            if self._skipping:
+                continue
+            for message in messages:
+                handlers[type(message)](message)
+            if len(assembler.events) >= self._most or self._bytes >= CUT_BYTES:
+                return self._batch(until, inside=assembler.transaction is not None)
 
     def _wait_until(self, until: float) -> float:
         """How long to wait for more: with whole transactions in hand until the batch is due, or not at all.
@@ -197,15 +205,12 @@ class Log:
         if self._beat is not None:
             self._heartbeat, self._beat = Heartbeat(dump(self._remembering()), self._beat), None
 
-    def _times(self) -> int:
-        """How large a batch may become, for the tables in it."""
-        return min(MOST_TIMES, 1 + len(self._assembler.tables_met) // MANY_TABLES)
-
     def _full(self) -> bool:
         """Whether the batch ends at this commit, whatever follows."""
         if not self._moved:
             return False
-        times = self._times()
+        times = min(MOST_TIMES, 1 + len(self._assembler.tables_met) // MANY_TABLES)
+        self._most = CUT_EVENTS * times
         return (
             len(self._assembler.events) >= BATCH_EVENTS * times
             or self._bytes >= BATCH_BYTES * times

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
-from connectors.sources.pgtuple import Converter, PairReader, Tuple, TupleReader
+from connectors.sources.pgtuple import Converter, PairReader, Tuple, TupleReader, Unchanged
 from sync_hub.errors import Fatal
 from sync_hub.model import Operation
 
@@ -97,12 +97,14 @@ class Update(Struct, frozen=True, gc=False):
 class Rows(Struct, frozen=True, gc=False):
     """The same as an `Insert` (create), `Update` or `Delete` of each row, in order.
 
-    A row is the new one with all its columns, and nothing is known of the old one; of a removed row it is the key.
+    A row is the new one, and nothing is known of the old one; of a removed row it is the key. `unchanged` are the
+    columns that changed rows lack, by their places among `rows`.
     """
 
     relation: int
     operations: list[Operation]
     rows: list[dict[str, Any]]
+    unchanged: Unchanged = {}
 
 
 class Delete(Struct, frozen=True, gc=False):
@@ -140,6 +142,8 @@ ReadPair = Callable[[bytes, int], tuple[Tuple, Tuple]]
 _OPERATIONS: Final[dict[int, Operation]] = {ord("I"): "create", ord("U"): "update", ord("D"): "delete"}
 _IN_RUNS: Final = (b"IN", b"UN", b"DK")
 """Kinds of messages that are read together: those with one tuple, but for removed rows that are whole."""
+_FEWEST: Final = 4
+"""Fewer messages are decoded faster one by one."""
 _SKIPPED: Final = Skipped()
 _SKIPPING: Final[dict[bytes, Reader]] = dict.fromkeys((b"IN", b"UN", b"UK", b"UO", b"DK", b"DO"), lambda _: _SKIPPED)
 _u16 = Format("!H").unpack_from
@@ -159,19 +163,27 @@ class _Run(NamedTuple):
     key: TupleReader
 
     def rows(self, messages: Sequence[bytes]) -> Rows | None:
-        """What they say; None: they are to be read one by one."""
+        """What they say; None: they are to be read one by one, which tells what is wrong with which."""
         operations = [_OPERATIONS[data[0]] for data in messages]
-        if "delete" not in operations:
-            rows = self.row.read_all(messages, 6)
-            return None if rows is None else Rows(self.relation, operations, rows)
-        removed = [data for data, operation in zip(messages, operations, strict=True) if operation == "delete"]
-        written = [data for data, operation in zip(messages, operations, strict=True) if operation != "delete"]
-        keys, rows = self.key.read_all(removed, 6), self.row.read_all(written, 6) if written else []
-        if keys is None or rows is None:
+        if "delete" in operations:
+            return self._mixed(messages, operations)
+        found = self.row.read_all(messages, 6)
+        return None if found is None else self._checked(Rows(self.relation, operations, *found))
+
+    def _mixed(self, messages: Sequence[bytes], operations: list[Operation]) -> Rows | None:
+        removed = [place for place, operation in enumerate(operations) if operation == "delete"]
+        written = [place for place, operation in enumerate(operations) if operation != "delete"]
+        keys = self.key.read_all([messages[place] for place in removed], 6)
+        found = self.row.read_all([messages[place] for place in written], 6) if written else ([], {})
+        if keys is None or found is None:
             return None
-        next_key, next_row = iter(keys).__next__, iter(rows).__next__
-        mixed = [next_key() if operation == "delete" else next_row() for operation in operations]
-        return Rows(self.relation, operations, mixed)
+        rows = dict(zip(removed + written, keys[0] + found[0], strict=True))
+        unchanged = {written[place]: names for place, names in found[1].items()}
+        return self._checked(Rows(self.relation, operations, [rows[place] for place in range(len(rows))], unchanged))
+
+    def _checked(self, rows: Rows) -> Rows | None:
+        """None where a new row lacks columns, which is wrong."""
+        return None if any(rows.operations[place] == "create" for place in rows.unchanged) else rows
 
 
 def _head(kind: bytes, oid: int) -> bytes:
@@ -244,23 +256,21 @@ class Decoder:
             ord("M"): _read_message,
         }
 
-    def decode_next(self, messages: Sequence[bytes], start: int, most: int) -> tuple[list[LogMessage], int]:
-        """What begins at `start`, and the place of what follows: up to `most` rows in one `Rows`, or one by one.
+    def end_of_run(self, messages: Sequence[bytes], start: int, most: int) -> int:
+        """The place after the rows, up to `most`, that are to be decoded together from `start` on, or after one."""
+        end, run_of = start + 1, self._runs.get
+        run = run_of(messages[start][:6])
+        if run is not None:
+            last = min(len(messages), start + most)
+            while end < last and run_of(messages[end][:6]) is run:
+                end += 1
+        return end if end - start >= _FEWEST else start + 1
 
-        What is one by one is of one kind: rows of one relation, or else alone. Raises `MalformedMessage`.
-        """
-        first, end = messages[start], start + 1
-        run = self._runs.get(first[:6])
-        if run is None:
-            return [self.decode(first)], end
-        last = min(len(messages), start + most)
-        while end < last and self._runs.get(messages[end][:6]) is run:
-            end += 1
-        if end - start == 1:
-            return [self.decode(first)], end
-        together = messages[start:end]
-        rows = run.rows(together)
-        return ([self.decode(data) for data in together] if rows is None else [rows]), end
+    def decode_rows(self, messages: Sequence[bytes]) -> list[LogMessage]:
+        """The messages of a run: one `Rows`, or one by one what cannot be read together. Raises `MalformedMessage`."""
+        run = self._runs[messages[0][:6]]
+        rows = None if run is None else run.rows(messages)
+        return [self.decode(data) for data in messages] if rows is None else [rows]
 
     def decode(self, data: bytes) -> LogMessage:
         """One message. Raises `MalformedMessage`."""

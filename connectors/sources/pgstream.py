@@ -12,7 +12,7 @@ from psycopg import pq
 
 from connectors.postgresql import classify
 from connectors.sources.pgoutput import POSTGRES_EPOCH_MICROSECONDS
-from sync_hub.errors import Fatal, Unavailable
+from sync_hub.errors import Fatal, SyncHubError, Unavailable
 
 _DATA: Final = ord("w")
 _KEEPALIVE: Final = ord("k")
@@ -50,7 +50,7 @@ class LogStream:
         self._silent_seconds = 0.0
         self._reported_at = 0.0
         self._newest = bytes(_HEADER_BYTES)
-        self._end: Exception | None = None
+        self._end: SyncHubError | None = None
         timeout_seconds = self._timeout_seconds()
         self._report_seconds = min(10.0, timeout_seconds / 3) if timeout_seconds else 10.0
         self._silence_seconds = max(MINIMUM_SILENCE_SECONDS, 2 * timeout_seconds)
@@ -76,16 +76,24 @@ class LogStream:
         """
         if self._end is not None:
             raise self._end
-        get, taken, size_bytes = self._pgconn.get_copy_data, list[bytes](), 0
+        taken: list[bytes] = []
+        try:
+            self._take(taken, until)
+        except SyncHubError as error:
+            if not taken:
+                raise
+            self._end = error
+        return taken
+
+    def _take(self, taken: list[bytes], until: float) -> None:
+        get, size_bytes = self._pgconn.get_copy_data, 0
         while len(taken) < _TAKE_MESSAGES and size_bytes < _TAKE_BYTES:
             try:
                 size, data = get(1)
             except psycopg.Error as error:
-                self._end = self._lost(error)
-                break
+                raise self._lost(error) from error
             if self._unpublished:
-                self._end = self._not_published()
-                break
+                raise self._not_published()
             if size > 0:
                 message = bytes(data)
                 if message[0] == _DATA:
@@ -95,13 +103,9 @@ class LogStream:
                 elif message[0] == _KEEPALIVE:
                     self._take_keepalive(message)
             elif size < 0:
-                self._end = self._ended()
-                break
+                raise self._ended()
             elif taken or not self._wait(until):
-                break
-        if self._end is not None and not taken:
-            raise self._end
-        return taken
+                return
 
     @property
     def sent_at(self) -> int:
@@ -175,15 +179,15 @@ class LogStream:
             command=self._command,
         )
 
-    def _lost(self, error: psycopg.Error) -> Exception:
+    def _lost(self, error: psycopg.Error) -> SyncHubError:
         return classify(error, self._what)
 
-    def _ended(self) -> Exception:
+    def _ended(self) -> SyncHubError:
         result = self._pgconn.get_result()
         if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
             state = result.error_field(pq.DiagnosticField.SQLSTATE) or b""
             return self._not_published() if state.decode() == _NO_PUBLICATION else self._failure(result)
         return Unavailable("log_ended", f"{self._what}: the server ended the log", hint="is it being restarted?")
 
-    def _failure(self, result: pq.abc.PGresult) -> Exception:
+    def _failure(self, result: pq.abc.PGresult) -> SyncHubError:
         return classify(psycopg.errors.error_from_result(result), self._what)

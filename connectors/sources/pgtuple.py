@@ -8,8 +8,8 @@ same size and the same bytes. NULL and unchanged are `n` and `u`, which MessageP
 only `t` has to become `db`, and no look at the values is needed to find it: PostgreSQL's text holds no zero byte, so in
 a message of less than 65,536 bytes `t` and two zero bytes are the head of a text, and nothing else is.
 
-Many tuples are one array of arrays. None can reach into the next one unnoticed: between them is `dc` and a zero byte,
-which are no text in UTF-8, and an array is no value.
+Many tuples are one array of arrays. None can reach into the next one unnoticed: what is between them, `dc` and a byte
+below 128, is no text in UTF-8, an array is no value, and a number other than those of NULL and unchanged is refused.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from struct import Struct as Format
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 Converter = Callable[[str], Any] | None
 TupleColumn = tuple[str | None, Converter]
@@ -27,8 +28,13 @@ TupleColumn = tuple[str | None, Converter]
 TupleColumns = Sequence[TupleColumn]
 Tuple = tuple[dict[str, Any], tuple[str, ...]]
 """The values by name, and the names of unchanged columns that were left out."""
-Maker = Callable[[Sequence[Sequence[Any]]], list[dict[str, Any]]]
-"""Makes rows of the values of all columns: texts, and the numbers of NULL and unchanged."""
+Unchanged = dict[int, tuple[str, ...]]
+"""The columns that some rows, by their places among others, lack because they did not change."""
+Maker = Callable[[Sequence[Sequence[Any]]], tuple[list[dict[str, Any]], list[int]]]
+"""Makes rows of the values of all columns: texts, and the numbers of NULL and unchanged.
+
+Gives with them the places of those that have unchanged columns: these are UNSET, and the place is there for each.
+"""
 
 TOO_LONG: Final = 65_536
 _TEXT, _NULL, _UNCHANGED, _NEW = b"tnuN"
@@ -45,7 +51,7 @@ _rows_of_texts: Final = msgspec.msgpack.Decoder(list[list[str]]).decode
 
 
 _NOT_PLAIN: Final = (msgspec.DecodeError, ValueError, LookupError, TypeError)
-"""What rows with unchanged columns cause, bytes that are no tuple, and converters: `read_tuple` tells them apart."""
+"""What bytes that are no tuple cause, and converters: `read_tuple` says what it is."""
 
 
 def read_tuple(data: bytes, position: int, columns: TupleColumns) -> tuple[dict[str, Any], tuple[str, ...], int]:
@@ -112,24 +118,33 @@ class TupleReader:
 
     def read(self, data: bytes, position: int) -> Tuple:
         """See `read_last`."""
-        rows = self.read_all([data], position)
-        return read_last(data, position, self.columns) if rows is None else (rows[0], ())
+        found = self.read_all([data], position)
+        if found is None:
+            return read_last(data, position, self.columns)
+        [row], unchanged = found
+        return row, unchanged.get(0, ())
 
-    def read_all(self, messages: Sequence[bytes], position: int) -> list[dict[str, Any]] | None:
-        """The rows of messages that have all columns; None: they are to be read one by one."""
+    def read_all(self, messages: Sequence[bytes], position: int) -> tuple[list[dict[str, Any]], Unchanged] | None:
+        """The rows of many messages; None: they are to be read one by one, which tells what is wrong with which."""
         if max(map(len, messages)) >= TOO_LONG:
             return None
         tuples = _ARRAY.join([data[position:] for data in messages]).replace(_TEXT_HEAD, _STRING_HEAD)
         data = _array_head(_LONG_ARRAY, len(messages)) + _ARRAY + tuples
         if self._all_wanted and len(messages) > 1:
             try:
-                return self._make_of_texts(_rows_of_texts(data))
+                return self._make_of_texts(_rows_of_texts(data))[0], {}
             except _NOT_PLAIN:
                 pass
         try:
-            return self.make(_rows(data))
+            rows, lacking = self.make(_rows(data))
         except _NOT_PLAIN:
             return None
+        unchanged: Unchanged = {}
+        for place in dict.fromkeys(lacking):
+            row = rows[place]
+            unchanged[place] = tuple(name for name, value in row.items() if value is UNSET)
+            rows[place] = {name: value for name, value in row.items() if value is not UNSET}
+        return rows, unchanged
 
 
 class PairReader:
@@ -148,8 +163,10 @@ class PairReader:
             try:
                 found = _values(self._head + data[position + 2 :].replace(_TEXT_HEAD, _STRING_HEAD))
                 if found[count : count + 3] == self._between:
-                    [old], [new] = self._old.make([found[:count]]), self._new.make([found[count + 3 :]])
-                    return (old, ()), (new, ())
+                    [old], old_lacks = self._old.make([found[:count]])
+                    [new], new_lacks = self._new.make([found[count + 3 :]])
+                    if not (old_lacks or new_lacks):
+                        return (old, ()), (new, ())
             except _NOT_PLAIN:
                 pass
         return read_pair(data, position, self._old.columns, self._new.columns)
@@ -158,10 +175,10 @@ class PairReader:
 def _maker(columns: TupleColumns, *, nulls: bool) -> Maker:
     """Rows of the values of all columns, written out as straight code. Raises `_NOT_PLAIN`.
 
-    A value like that of the row before is not converted again: rows written together often have the same times.
-    `nulls` False: all values are texts.
+    A text like that of the row before is not converted again, rows written together often have the same times: their
+    rows share the value. `nulls` False: all values are texts.
     """
-    names: dict[str, Any] = {"refuse": _refuse}
+    names: dict[str, Any] = {"unchanged": _unchanged}
     values, items, skipped, kept = [f"v{place}" for place in range(len(columns))], [], [], []
     for value, (name, convert) in zip(values, columns, strict=True):
         names[f"convert_{value}"] = convert
@@ -173,25 +190,29 @@ def _maker(columns: TupleColumns, *, nulls: bool) -> Maker:
                 f" (kept_{value} := convert_{value}(text_{value} := {value}))"
             )
         if name is None:
-            skipped.append(f"        if {value}.__class__ is not str and {value} != {_NULL}: refuse({value})")
+            skipped.append(f"        if {value}.__class__ is not str and {value} != {_NULL}: unchanged([], 0, {value})")
         elif nulls:
-            found = f"({converted}) if {value}.__class__ is str else None if {value} == {_NULL} else refuse({value})"
+            missing = f"None if {value} == {_NULL} else unchanged(lacking, len(made), {value})"
+            found = f"({converted}) if {value}.__class__ is str else {missing}"
             items.append(f"{name!r}: {found}")
         else:
             items.append(f"{name!r}: {converted}")
     lines = [
         "def make(rows):",
-        "    made = []",
+        "    made, lacking = [], []",
         *kept,
         f"    for [{', '.join(values)}] in rows:",
         *(skipped if nulls else []),
         f"        made.append({{{', '.join(items)}}})",
-        "    return made",
+        "    return made, lacking",
     ]
     exec("\n".join(lines), names)  # noqa: S102 - of the given values only names of columns are in it, as literals
     made: Maker = names["make"]
     return made
 
 
-def _refuse(value: int) -> None:
-    raise ValueError(f"{value} is neither a text nor NULL")
+def _unchanged(lacking: list[int], place: int, value: int) -> UnsetType:
+    if value != _UNCHANGED:
+        raise ValueError(f"{value} is neither a text nor NULL nor unchanged")
+    lacking.append(place)
+    return UNSET

@@ -111,7 +111,7 @@ def decoded(
             topic, partition = record.topic, record.partition
             run = partitions.setdefault(TopicPartition(topic, partition), [])
         if isinstance(event, ChangeEvent):
-            run.append(_item(record, event, keys) if event.key is None and keys else Item(record, event))
+            run.append(_item(record, event, keys) if event.key is None and keys is not None else Item(record, event))
         else:
             run.append(Tombstone(record) if event is None else Unreadable(record, event))
     return partitions

@@ -81,7 +81,8 @@ def captured() -> list[Any]:
     assembler.tables[OID] = TableEvents("public", "customers", KeyMaker(("id",), COLUMNS))
     assembler.begin(Begin(7, 1_763_864_673_151_664, 42))
     for start in range(0, EVENTS, 100):
-        [message], _ = decoder.decode_next(MESSAGES, start, 100)
+        end = decoder.end_of_run(MESSAGES, start, 100)
+        [message] = decoder.decode_rows(MESSAGES[start:end])
         assert isinstance(message, Rows)
         assembler.rows(message)
     return Encoder().encode(assembler.take()[0])

@@ -17,6 +17,8 @@ Content = ChangeEvent | Rejected | None
 KEY = b'{"id":1}'
 BLOCK = b'{"name":"erp","table":"t","ts_us":5,"syncVersion":"000000000001-0000000000000007-0000000001%02d"}'
 OWN = b'{"before":null,"after":{"id":1},"op":"c","transaction":null,"ts_ms":0,"source":' + BLOCK + b"}"
+POISON = OWN[: -len('%02d"}}')].replace(b"000000000001-0000000000000007-0000000001", b'","table":"zzz","schema":"')
+POISON += b"q" * (45 - len('","table":"zzz","schema":""}}')) + b'"}}'
 PIECES = st.sampled_from(
     [
         b"}",
@@ -87,6 +89,15 @@ def several(*values: bytes) -> list[Record]:
 @example(several(OWN % 0, OWN % 1 + b"\n" + OWN % 1, b"", OWN % 2))
 @example(several(OWN % 0, OWN.replace(b'"ts_ms"', b'"source":null,"ts_ms"') % 1))
 @example(several(OWN % 0, OWN.replace(b'{"id":1}', b'{"id":1,"source":' + BLOCK % 0 + b"}") % 1))
+@example([Record("t", 0, 0, key, OWN % 0, None, 0) for key in (KEY + b'{"id":9}', b'{"id":2}', b'{"id":3}', b"", b" ")])
+@example(several(OWN % 0, b"[" + OWN % 1, b"]" + OWN % 2, OWN % 3 + OWN % 4, OWN % 5))
+@example(
+    [
+        Record("t", 0, 0, key, value, headers, 0)
+        for key, headers in ((None, None), (KEY, [("actor", b"x")]), (KEY, [("fetched", b"x")]))
+        for value in (POISON, OWN % 1)
+    ]
+)
 @example([Record("t", 0, 0, b'{"schema":1,"payload":{"id":3}}', OWN % 0, None, 0)])
 @example([Record("t", 0, 0, key, OWN % 0, None, 0) for key in (KEY, b"", b"\n", KEY + b"\n" + KEY, b"[1]")])
 def test_records_say_together_what_they_say_one_by_one(several: list[Record]) -> None:

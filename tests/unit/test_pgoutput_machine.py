@@ -110,12 +110,15 @@ def one_by_one(message: LogMessage) -> list[LogMessage]:
     if not isinstance(message, Rows):
         return [message]
     assert len(message.rows) > 1
-    made: dict[str, Callable[[dict[str, Any]], LogMessage]] = {
-        "create": lambda row: Insert(message.relation, row),
-        "update": lambda row: Update(message.relation, None, False, row, ()),
-        "delete": lambda row: Delete(message.relation, row, False),
+    made: dict[str, Callable[[dict[str, Any], tuple[str, ...]], LogMessage]] = {
+        "create": lambda row, _: Insert(message.relation, row),
+        "update": lambda row, unchanged: Update(message.relation, None, False, row, unchanged),
+        "delete": lambda row, _: Delete(message.relation, row, False),
     }
-    return [made[operation](row) for operation, row in zip(message.operations, message.rows, strict=True)]
+    return [
+        made[operation](row, message.unchanged.get(place, ()))
+        for place, (operation, row) in enumerate(zip(message.operations, message.rows, strict=True))
+    ]
 
 
 class Stream(RuleBasedStateMachine):
@@ -222,8 +225,10 @@ class Stream(RuleBasedStateMachine):
             part, place = messages[start : start + size], 0
             while place < len(part):
                 before = place
-                decoded, place = decoder.decode_next(part, place, most)
-                assert 0 < place - before <= most
+                place = decoder.end_of_run(part, place, most)
+                run = part[before:place]
+                assert 0 < len(run) <= most
+                decoded = decoder.decode_rows(run) if len(run) > 1 else [decoder.decode(run[0])]
                 found += [single for message in decoded for single in one_by_one(message)]
         assert found == [expected for _, expected in self.read]
 
