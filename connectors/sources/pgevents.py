@@ -22,8 +22,9 @@ CONNECTOR: Final = "postgresql"
 _CONTEXT_LIMIT: Final = 512
 _BLOCK: Final = 4096
 _SUFFIXES: Final = [version_suffix(ordinal) for ordinal in range(_BLOCK)]
+"""Suffixes of versions made beforehand: formatting them is a tenth of what an event costs."""
 _ENDS: Final = [suffix[-5:] for suffix in _SUFFIXES]
-"""Ends of versions made beforehand, which come again every so many ordinals: formatting costs a tenth of an event."""
+"""What comes again in them after every `_BLOCK` ordinals: the last three digits of the ordinal, and the sub-ordinal."""
 
 
 class TableEvents:
@@ -285,7 +286,7 @@ class EventAssembler:
 
 
 def _require_key(table: TableEvents, row: Mapping[str, Any]) -> None:
-    """Of a row that lacks columns."""
+    """A row that lacks columns must have those of its key. Raises `Fatal`."""
     if not row.keys() >= set(table.key):
         raise Fatal(
             "key_not_logged",

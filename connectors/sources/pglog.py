@@ -90,7 +90,7 @@ class Log:
         self._skipping = False
         self._moved = False
         self._bytes = 0
-        """Of what was taken for the batch; what is left for the next one counts for this one."""
+        """Of all that was taken since the last batch; what of it is left for the next one counts for this one."""
         self._batch_until = 0.0
         self._beat: float | None = None
         self._heartbeat: Heartbeat | None = None

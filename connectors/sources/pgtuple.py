@@ -33,7 +33,7 @@ Unchanged = dict[int, tuple[str, ...]]
 Maker = Callable[[Sequence[Sequence[Any]]], tuple[list[dict[str, Any]], list[int]]]
 """Makes rows of the values of all columns: texts, and the numbers of NULL and unchanged.
 
-Gives with them the places of those that have unchanged columns: these are UNSET, and the place is there for each.
+Unchanged columns are UNSET in the rows; with the rows come the places of those that have some, once for each column.
 """
 
 TOO_LONG: Final = 65_536
@@ -109,7 +109,7 @@ class TupleReader:
 
     @cached_property
     def make(self) -> Maker:
-        """Makes rows of values, of which some are NULL."""
+        """Makes rows of any values."""
         return _maker(self.columns, nulls=True)
 
     @cached_property
