@@ -34,6 +34,9 @@ CHECK: Final = "check"
 REPAIR: Final = "repair"
 OVERSIZE: Final = "oversize"
 
+_TOGETHER: Final = 1_000
+"""So many events at a time: the text of all their changes is in memory twice while it is cut."""
+
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
 _decode_any = msgspec.json.Decoder().decode
@@ -55,10 +58,12 @@ class Encoder:
         self._topic = ""
 
     def encode(self, events: Sequence[ChangeEvent]) -> list[Outgoing]:
-        """One record an event, in order. Barriers (`truncate`) have no key: they go to every partition.
+        """One record an event, in order. Barriers (`truncate`) have no key: they go to every partition."""
+        parts = [events[start : start + _TOGETHER] for start in range(0, len(events), _TOGETHER)]
+        return [record for part in parts for record in self._together(part)]
 
-        All changes and all keys are encoded in one call each: JSON text holds no line break, so lines tell them apart.
-        """
+    def _together(self, events: Sequence[ChangeEvent]) -> list[Outgoing]:
+        """Changes and keys are encoded in one call each: JSON text holds no line break, so lines tell them apart."""
         changes = _encode_lines(
             [_Change(event.before, event.after, OP_CODES[event.operation], event.transaction) for event in events]
         )

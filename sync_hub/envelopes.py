@@ -46,11 +46,12 @@ def decode_all(records: Sequence[Record]) -> list[ChangeEvent | Rejected | None]
     """For each record its event, None for a tombstone, or why it is no envelope: what `decode` gives or raises."""
     found: list[ChangeEvent | Rejected | None] = []
     beginning, length, source = b"", 0, None
+    met: dict[bytes, SourceInfo] = {}
     for record in records:
         value, key = record.value, record.key
         if value is not None and key is not None and (end := value[-_WIDTH:]).translate(_TO_ZERO) == _END:
             if source is None or not value.endswith(beginning, 0, -_WIDTH):
-                beginning, source = _beginning(value)
+                beginning, source = _beginning(value, met)
                 length = len(beginning) + _WIDTH
             if source is not None:
                 try:
@@ -79,15 +80,19 @@ def _decoded(record: Record) -> ChangeEvent | Rejected | None:
         return error
 
 
-def _beginning(value: bytes) -> tuple[bytes, SourceInfo | None]:
+def _beginning(value: bytes, met: dict[bytes, SourceInfo]) -> tuple[bytes, SourceInfo | None]:
     """From `source` to before the version at its end, and what it says; None where the hub did not write this.
 
-    What is left when it is cut off is whole JSON only if this `source` is the envelope's own.
+    What is left when it is cut off is whole JSON only if this `source` is the envelope's own. `met` are those read so
+    far: a transaction's events lie in several partitions.
     """
     place = value.rfind(_SOURCE)
     if place < 0 or not value.endswith(_BEFORE_VERSION, place, -_WIDTH):
         return b"", None
+    beginning = value[place:-_WIDTH]
     try:
-        return value[place:-_WIDTH], read_source(value[place + len(_SOURCE) - 1 : -1])[0]
+        if beginning not in met:
+            met[beginning] = read_source(value[place + len(_SOURCE) - 1 : -1])[0]
+        return beginning, met[beginning]
     except _NOT_PLAIN:
         return b"", None

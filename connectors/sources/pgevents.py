@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from connectors.sources.pgcomplete import Incomplete
-from connectors.sources.pgoutput import Begin, Delete, Insert, Rows, Truncate, Update
+from connectors.sources.pgmessages import Begin, Delete, Insert, Rows, Truncate, Update
 from connectors.sources.pgrows import KeyMaker, key_identity
 from sync_hub.errors import Fatal
 from sync_hub.model import ChangeEvent, ChunkRequest, Operation, SourceInfo, Transaction, version_prefix, version_suffix

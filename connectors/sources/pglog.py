@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgspec
 
 from connectors.sources.pgcomplete import Completion, Fetch
 from connectors.sources.pgevents import EventAssembler
-from connectors.sources.pgoutput import (
+from connectors.sources.pgmessages import (
     Begin,
     Commit,
-    Decoder,
     Delete,
     Insert,
     LogMessage,
@@ -24,6 +23,7 @@ from connectors.sources.pgoutput import (
     Truncate,
     Update,
 )
+from connectors.sources.pgoutput import Decoder
 from connectors.sources.pgposition import POSITION_UNPROVEN, Position, dump, format_lsn
 from connectors.sources.pgsnapshot import Chunks
 from connectors.sources.pgstream import LogStream
@@ -80,11 +80,13 @@ class Log:
         self._said_waiting = False
         self._ask_at = 0.0
         self._decoder = Decoder(tables.prepare)
-        self._taken: list[bytes] = []
-        self._place = 0
+        self._messages: Iterator[LogMessage] = iter(())
+        """What was taken and is not handled yet."""
         self._most = CUT_EVENTS
-        """How many events a batch has at most, within a transaction, too."""
-        self.position = position
+        """A batch ends when it has so many events, within a transaction, too: some more, as rows come together."""
+        self._position = position
+        self._newest: Begin | None = None
+        """The last whole transaction, where the position does not say it yet: there are many of them in a batch."""
         self.timeline_changed = False
         self._proven = False
         self._skipping = False
@@ -105,6 +107,17 @@ class Log:
             Origin: lambda message: assembler.origin(message.name),
         }
 
+    @property
+    def position(self) -> Position:
+        """The last whole transaction that was read, or what reading began with."""
+        last = self._newest
+        if last is not None:
+            self._newest = None
+            self._position = msgspec.structs.replace(
+                self._position, lsn=format_lsn(last.lsn), xid=last.xid, committed_at=last.committed_at
+            )
+        return self._position
+
     def read(self, timeout_seconds: float) -> SourceBatch:
         """The next batch: see `Source.read`."""
         if self._chunks.discarded:
@@ -112,34 +125,24 @@ class Log:
         until = time.monotonic() + timeout_seconds
         if self._pending is not None:
             return self._part(*self._pending, until)
-        decoder, assembler, handlers = self._decoder, self._assembler, self._row_handlers
-        wait_until = self._wait_until(until)
+        assembler, handlers = self._assembler, self._row_handlers
         while True:
-            start = self._place
-            if start == len(self._taken):
-                self._taken, self._place, start = self.stream.take(wait_until), 0, 0
-                self._bytes += sum(map(len, self._taken))
-            if not self._taken:
-                if self._moved and assembler.transaction is None:
-                    return self._batch(until, inside=False)
-                return SourceBatch([], discarded=self._chunks.take_discarded())
-            end = self._place = decoder.end_of_run(self._taken, start, self._most - len(assembler.events))
-            if end - start > 1:
-                messages = decoder.decode_rows(self._taken[start:end])
-            else:
-                message = decoder.decode(self._taken[start])
-                if type(message) not in handlers:
-                    if self._boundary(message) and self._full():
+            message = next(self._messages, None)
+            if message is None:
+                taken = self.stream.take(self._wait_until(until))
+                if not taken:
+                    if self._moved and assembler.transaction is None:
                         return self._batch(until, inside=False)
-                    wait_until = self._wait_until(until)
-                    continue
-                messages = [message]
-            if self._skipping:
-                continue
-            for message in messages:
+                    return SourceBatch([], discarded=self._chunks.take_discarded())
+                self._bytes += sum(map(len, taken))
+                self._messages = self._decoder.decode_all(taken)
+            elif type(message) not in handlers:
+                if self._boundary(message) and self._full():
+                    return self._batch(until, inside=False)
+            elif not self._skipping:
                 handlers[type(message)](message)
-            if len(assembler.events) >= self._most or self._bytes >= CUT_BYTES:
-                return self._batch(until, inside=assembler.transaction is not None)
+                if len(assembler.events) >= self._most or self._bytes >= CUT_BYTES:
+                    return self._batch(until, inside=assembler.transaction is not None)
 
     def _wait_until(self, until: float) -> float:
         """How long to wait for more: with whole transactions in hand until the batch is due, or not at all.
@@ -149,7 +152,8 @@ class Log:
         """
         if not self._moved or self._assembler.transaction is not None:
             return until
-        fresh = self.stream.sent_at - self.position.committed_at < CAUGHT_UP_MICROSECONDS
+        committed_at = self._position.committed_at if self._newest is None else self._newest.committed_at
+        fresh = self.stream.sent_at - committed_at < CAUGHT_UP_MICROSECONDS
         return 0.0 if fresh else min(until, self._batch_until)
 
     def _boundary(self, message: LogMessage) -> bool:
@@ -161,7 +165,7 @@ class Log:
                 self._batch_until = time.monotonic() + BATCH_SECONDS
             self._assembler.begin(message)
         elif isinstance(message, Commit):
-            self._commit(message)
+            self._commit()
             return True
         return False
 
@@ -192,16 +196,14 @@ class Log:
                 command=self._command,
             )
 
-    def _commit(self, message: Commit) -> None:
+    def _commit(self) -> None:
         begun = self._assembler.transaction
         self._assembler.commit()
         if self._skipping or begun is None:
             self._skipping, self._bytes = False, 0
             return
         self._moved = True
-        self.position = msgspec.structs.replace(
-            self.position, lsn=format_lsn(message.lsn), xid=begun.xid, committed_at=begun.committed_at
-        )
+        self._newest = begun
         if self._beat is not None:
             self._heartbeat, self._beat = Heartbeat(dump(self._remembering()), self._beat), None
 
@@ -220,8 +222,8 @@ class Log:
     def _remembering(self) -> Position:
         tables = self.tables.remembered()
         if tables != self.position.tables:
-            self.position = msgspec.structs.replace(self.position, tables=tables)
-        return self.position
+            self._position = msgspec.structs.replace(self.position, tables=tables)
+        return self._position
 
     def _batch(self, until: float, *, inside: bool) -> SourceBatch:
         events, incomplete = self._assembler.take()

@@ -7,17 +7,30 @@ comes (`pgtuple`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from struct import Struct as Format
 from struct import error as StructError
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from msgspec import Struct
-
-from connectors.sources.pgtuple import Converter, PairReader, Tuple, TupleReader, Unchanged
+from connectors.sources.pgmessages import (
+    Begin,
+    Commit,
+    Delete,
+    Insert,
+    LogMessage,
+    Message,
+    Origin,
+    Relation,
+    RelationColumn,
+    Skipped,
+    Truncate,
+    Type,
+    Update,
+)
+from connectors.sources.pgruns import READ_TOGETHER, Run, decode_all
+from connectors.sources.pgtuple import Converter, PairReader, Tuple, TupleReader
 from sync_hub.errors import Fatal
-from sync_hub.model import Operation
 
 POSTGRES_EPOCH_MICROSECONDS: Final = 946_684_800_000_000
 """2000-01-01 in microseconds since 1970, UTC: where PostgreSQL's clock starts."""
@@ -27,123 +40,9 @@ class MalformedMessage(Fatal):
     """Bytes that are no message of this protocol."""
 
 
-class RelationColumn(Struct, frozen=True):
-    """A column in a Relation message; `key`: part of the replica identity."""
-
-    name: str
-    type_oid: int
-    modifier: int
-    key: bool
-
-
-class Relation(Struct, frozen=True):
-    """A table as it was when the following changes were made; `identity` is `d n f i` as in pg_class."""
-
-    oid: int
-    schema: str
-    name: str
-    identity: str
-    columns: tuple[RelationColumn, ...]
-
-
-class Begin(Struct, frozen=True, gc=False):
-    """A transaction that committed at `lsn`; `committed_at` in microseconds since 1970 UTC."""
-
-    lsn: int
-    committed_at: int
-    xid: int
-
-
-class Commit(Struct, frozen=True, gc=False):
-    """The end of the transaction."""
-
-    lsn: int
-    end_lsn: int
-    committed_at: int
-
-
-class Origin(Struct, frozen=True, gc=False):
-    """The replication origin of the transaction."""
-
-    lsn: int
-    name: str
-
-
-class Type(Struct, frozen=True, gc=False):
-    """A type that is not built in, named before the relation that uses it."""
-
-    oid: int
-    schema: str
-    name: str
-
-
-class Insert(Struct, frozen=True, gc=False):
-    """A new row."""
-
-    relation: int
-    new: dict[str, Any]
-
-
-class Update(Struct, frozen=True, gc=False):
-    """A changed row. `old` is None, the old key (`whole` False) or the old row; `unchanged` are missing in `new`."""
-
-    relation: int
-    old: dict[str, Any] | None
-    whole: bool
-    new: dict[str, Any]
-    unchanged: tuple[str, ...]
-
-
-class Rows(Struct, frozen=True, gc=False):
-    """The same as an `Insert` (create), `Update` or `Delete` of each row, in order.
-
-    A row is the new one, and nothing is known of the old one; of a removed row it is the key. `unchanged` are the
-    columns that changed rows lack, by their places among `rows`.
-    """
-
-    relation: int
-    operations: list[Operation]
-    rows: list[dict[str, Any]]
-    unchanged: Unchanged = {}
-
-
-class Delete(Struct, frozen=True, gc=False):
-    """A removed row: its key, or under REPLICA IDENTITY FULL (`whole`) all of it."""
-
-    relation: int
-    old: dict[str, Any]
-    whole: bool
-
-
-class Truncate(Struct, frozen=True):
-    """Several tables emptied at once."""
-
-    relations: tuple[int, ...]
-
-
-class Message(Struct, frozen=True, gc=False):
-    """What pg_logical_emit_message wrote."""
-
-    transactional: bool
-    lsn: int
-    prefix: str
-    content: bytes
-
-
-class Skipped(Struct, frozen=True, gc=False):
-    """A change of a relation that the receiver does not want: not decoded."""
-
-
-LogMessage = Begin | Commit | Origin | Relation | Type | Insert | Update | Rows | Delete | Truncate | Message | Skipped
-
 Reader = Callable[[bytes], LogMessage]
 ReadPair = Callable[[bytes, int], tuple[Tuple, Tuple]]
 
-_OPERATIONS: Final[dict[int, Operation]] = {ord("I"): "create", ord("U"): "update", ord("D"): "delete"}
-_IN_RUNS: Final = (b"IN", b"UN", b"DK")
-"""Kinds of messages that are read together: those with one tuple, but for removed rows that are whole."""
-_FEWEST: Final = 4
-"""Fewer messages are decoded faster one by one."""
 _SKIPPED: Final = Skipped()
 _SKIPPING: Final[dict[bytes, Reader]] = dict.fromkeys((b"IN", b"UN", b"UK", b"UO", b"DK", b"DO"), lambda _: _SKIPPED)
 _u16 = Format("!H").unpack_from
@@ -153,37 +52,6 @@ _u64 = Format("!Q").unpack_from
 _begin = Format("!QqI").unpack_from
 _commit = Format("!BQQq").unpack_from
 _type_of_column = Format("!Ii").unpack_from
-
-
-class _Run(NamedTuple):
-    """How messages about rows of one relation are read together."""
-
-    relation: int
-    row: TupleReader
-    key: TupleReader
-
-    def rows(self, messages: Sequence[bytes]) -> Rows | None:
-        """What they say; None: they are to be read one by one, which tells what is wrong with which."""
-        operations = [_OPERATIONS[data[0]] for data in messages]
-        if "delete" in operations:
-            return self._mixed(messages, operations)
-        found = self.row.read_all(messages, 6)
-        return None if found is None else self._checked(Rows(self.relation, operations, *found))
-
-    def _mixed(self, messages: Sequence[bytes], operations: list[Operation]) -> Rows | None:
-        removed = [place for place, operation in enumerate(operations) if operation == "delete"]
-        written = [place for place, operation in enumerate(operations) if operation != "delete"]
-        keys = self.key.read_all([messages[place] for place in removed], 6)
-        found = self.row.read_all([messages[place] for place in written], 6) if written else ([], {})
-        if keys is None or found is None:
-            return None
-        rows = dict(zip(removed + written, keys[0] + found[0], strict=True))
-        unchanged = {written[place]: names for place, names in found[1].items()}
-        return self._checked(Rows(self.relation, operations, [rows[place] for place in range(len(rows))], unchanged))
-
-    def _checked(self, rows: Rows) -> Rows | None:
-        """None where a new row lacks columns, which is wrong."""
-        return None if any(rows.operations[place] == "create" for place in rows.unchanged) else rows
 
 
 def _head(kind: bytes, oid: int) -> bytes:
@@ -245,7 +113,7 @@ class Decoder:
     def __init__(self, prepare: Callable[[Relation], Sequence[tuple[bool, Converter]] | None]) -> None:
         self._prepare = prepare
         self._rows: dict[bytes, Reader] = {}
-        self._runs: dict[bytes, _Run | None] = {}
+        self._runs: dict[bytes, Run | None] = {}
         self._others: dict[int, Reader] = {
             ord("B"): _read_begin,
             ord("C"): _read_commit,
@@ -256,21 +124,12 @@ class Decoder:
             ord("M"): _read_message,
         }
 
-    def end_of_run(self, messages: Sequence[bytes], start: int, most: int) -> int:
-        """The place after the rows, up to `most`, that are to be decoded together from `start` on, or after one."""
-        end, run_of = start + 1, self._runs.get
-        run = run_of(messages[start][:6])
-        if run is not None:
-            last = min(len(messages), start + most)
-            while end < last and run_of(messages[end][:6]) is run:
-                end += 1
-        return end if end - start >= _FEWEST else start + 1
+    def decode_all(self, messages: Sequence[bytes]) -> Iterator[LogMessage]:
+        """Messages in order, those about rows of one relation that follow each other as one `Rows`; see `pgruns`.
 
-    def decode_rows(self, messages: Sequence[bytes]) -> list[LogMessage]:
-        """The messages of a run: one `Rows`, or one by one what cannot be read together. Raises `MalformedMessage`."""
-        run = self._runs[messages[0][:6]]
-        rows = None if run is None else run.rows(messages)
-        return [self.decode(data) for data in messages] if rows is None else [rows]
+        They are decoded while they are asked for. Raises `MalformedMessage` in its place.
+        """
+        return decode_all(messages, self._runs.get, self.decode)
 
     def decode(self, data: bytes) -> LogMessage:
         """One message. Raises `MalformedMessage`."""
@@ -289,9 +148,9 @@ class Decoder:
         by_kind, run = _SKIPPING, None
         if converters is not None:
             row, key = _tuple_readers(relation, converters)
-            by_kind, run = _readers(oid, row, key), _Run(oid, row, key)
+            by_kind, run = _readers(oid, row, key), Run(oid, row, key)
         self._rows |= {_head(kind, oid): reader for kind, reader in by_kind.items()}
-        self._runs |= {_head(kind, oid): run for kind in _IN_RUNS}
+        self._runs |= {_head(kind, oid): run for kind in READ_TOGETHER}
         return relation
 
 

@@ -22,7 +22,7 @@ _feedback = Format("!BQQQqB").pack
 _HEADER_BYTES: Final = 25
 _BUFFER_BYTES: Final = 262_144
 """libpq reads from its socket at once what its buffer holds: 16 KB, or as much as the largest message was."""
-_TAKE_MESSAGES: Final = 500
+TAKE_MESSAGES: Final = 1_000
 _TAKE_BYTES: Final = 500_000
 
 _NO_PUBLICATION: Final = "42704"
@@ -87,7 +87,7 @@ class LogStream:
 
     def _take(self, taken: list[bytes], until: float) -> None:
         get, size_bytes = self._pgconn.get_copy_data, 0
-        while len(taken) < _TAKE_MESSAGES and size_bytes < _TAKE_BYTES:
+        while len(taken) < TAKE_MESSAGES and size_bytes < _TAKE_BYTES:
             try:
                 size, data = get(1)
             except psycopg.Error as error:

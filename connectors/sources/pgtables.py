@@ -10,7 +10,7 @@ import msgspec
 
 from connectors.pgtypes import wire_converter
 from connectors.sources.pgevents import TableEvents
-from connectors.sources.pgoutput import Relation, RelationColumn
+from connectors.sources.pgmessages import Relation, RelationColumn
 from connectors.sources.pgposition import Captured, fingerprint
 from connectors.sources.pgrows import key_maker
 from connectors.sources.pgslot import Connection, Publication, PublishedTable, refuse_changed

@@ -15,7 +15,8 @@ from typing import Any
 
 from connectors.pgtypes import wire_converter
 from connectors.sources.pgevents import EventAssembler, TableEvents
-from connectors.sources.pgoutput import Begin, Decoder, Rows
+from connectors.sources.pgmessages import Begin, Rows
+from connectors.sources.pgoutput import Decoder
 from connectors.sources.pgrows import KeyMaker
 from sync_hub.envelope import Encoder
 from sync_hub.envelopes import decode_all
@@ -81,8 +82,7 @@ def captured() -> list[Any]:
     assembler.tables[OID] = TableEvents("public", "customers", KeyMaker(("id",), COLUMNS))
     assembler.begin(Begin(7, 1_763_864_673_151_664, 42))
     for start in range(0, EVENTS, 100):
-        end = decoder.end_of_run(MESSAGES, start, 100)
-        [message] = decoder.decode_rows(MESSAGES[start:end])
+        [message] = decoder.decode_all(MESSAGES[start : start + 100])
         assert isinstance(message, Rows)
         assembler.rows(message)
     return Encoder().encode(assembler.take()[0])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.sources.pgevents import EventAssembler, TableEvents
-from connectors.sources.pgoutput import Begin, Delete, Insert, Rows, Truncate, Update
+from connectors.sources.pgmessages import Begin, Delete, Insert, Rows, Truncate, Update
 from connectors.sources.pgrows import KeyMaker
 from sync_hub.errors import Fatal
 from sync_hub.model import Operation

@@ -8,14 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.pgtypes import wire_converter
-from connectors.sources.pgoutput import (
-    POSTGRES_EPOCH_MICROSECONDS,
+from connectors.sources.pgmessages import (
     Begin,
     Commit,
-    Decoder,
     Delete,
     Insert,
-    MalformedMessage,
     Message,
     Origin,
     Relation,
@@ -25,6 +22,7 @@ from connectors.sources.pgoutput import (
     Type,
     Update,
 )
+from connectors.sources.pgoutput import POSTGRES_EPOCH_MICROSECONDS, Decoder, MalformedMessage
 
 COLUMNS = [("id", "integer", True), ("name", "text", False), ("big", "text", False), ("at", "boolean", False)]
 OID = 16384

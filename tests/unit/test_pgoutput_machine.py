@@ -11,15 +11,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from connectors.sources.pgoutput import (
-    POSTGRES_EPOCH_MICROSECONDS,
+from connectors.sources.pgmessages import (
     Begin,
     Commit,
-    Decoder,
     Delete,
     Insert,
     LogMessage,
-    MalformedMessage,
     Message,
     Origin,
     Relation,
@@ -30,6 +27,7 @@ from connectors.sources.pgoutput import (
     Type,
     Update,
 )
+from connectors.sources.pgoutput import POSTGRES_EPOCH_MICROSECONDS, Decoder, MalformedMessage
 
 INTEGER, TEXT = 23, 25
 UNWANTED = 4
@@ -216,21 +214,28 @@ class Stream(RuleBasedStateMachine):
     def truncate(self, oids: list[int]) -> None:
         self.decodes(b"T" + struct.pack(f"!IB{len(oids)}I", len(oids), 0, *oids), Truncate(tuple(oids)))
 
-    @rule(size=st.integers(1, 20), most=st.integers(1, 10))
-    def together(self, size: int, most: int) -> None:
+    @rule(size=st.integers(1, 60))
+    def together(self, size: int) -> None:
         """All messages so far, some at a time: the same as one by one."""
         decoder, found = Decoder(prepare), list[LogMessage]()
         messages = [data for data, _ in self.read]
         for start in range(0, len(messages), size):
-            part, place = messages[start : start + size], 0
-            while place < len(part):
-                before = place
-                place = decoder.end_of_run(part, place, most)
-                run = part[before:place]
-                assert 0 < len(run) <= most
-                decoded = decoder.decode_rows(run) if len(run) > 1 else [decoder.decode(run[0])]
-                found += [single for message in decoded for single in one_by_one(message)]
+            decoded = decoder.decode_all(messages[start : start + size])
+            found += [single for message in decoded for single in one_by_one(message)]
         assert found == [expected for _, expected in self.read]
+
+    @rule(place=st.integers(0, 60), cut=st.booleans())
+    def together_with_a_damaged_one(self, place: int, cut: bool) -> None:
+        """What comes before it is read all the same."""
+        messages = [data for data, _ in self.read]
+        place = min(place, len(messages))
+        rows = [data for data, read in self.read[:place] if isinstance(read, Insert | Update | Delete)]
+        damaged = rows[-1][:-1] if cut and rows else b"\xff"
+        found = list[LogMessage]()
+        with pytest.raises(MalformedMessage):
+            for message in Decoder(prepare).decode_all([*messages[:place], damaged, *messages[place:]]):
+                found += one_by_one(message)
+        assert found == [expected for _, expected in self.read[:place]]
 
     # What no server sends
 
