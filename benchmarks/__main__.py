@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         if given.command == "report":
-            print(report.write(given.file, given.out or given.file.parent, given.page))
+            _tell(report.write(given.file, given.out or given.file.parent, given.page), given.file)
         else:
             _measure_and_report(given)
     except Refused as error:
@@ -70,7 +70,14 @@ def _measure_and_report(given: argparse.Namespace) -> None:
         sys.exit(INTERRUPTED)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        print(report.write(results, out))
+        _tell(report.write(results, out), results)
+
+
+def _tell(written: Path, results: Path) -> None:
+    """Where the report is, and what to think of it."""
+    if doubt := report.doubt(results):
+        print(doubt, file=sys.stderr)
+    print(written)
 
 
 def _refuse_without_java(comparisons: Sequence[Comparison]) -> None:

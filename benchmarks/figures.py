@@ -12,6 +12,9 @@ from benchmarks.experiment import AGAIN, SUBJECTS
 from benchmarks.goals import CPU, MEMORY, RATE, VALUES
 from benchmarks.workloads import WORKLOADS
 
+FEWEST_ROUNDS = 2
+FEWEST_ROWS = 100_000
+"""A comparison of fewer, unless its workload has fewer of its own, only shows that it works."""
 LATENCIES = ("p50", "p95", "p99", "max")
 METRICS = (RATE, VALUES, CPU, MEMORY, "seconds", *(f"latency_ms.{name}" for name in LATENCIES))
 KNOWN = {
@@ -98,6 +101,16 @@ def comparisons(results: Sequence[Mapping[str, Any]]) -> list[Comparison]:
     for one in found.values():
         one.cells = {name: one.cells[name] for name in SUBJECTS if name in one.cells}
     return list(found.values())
+
+
+def too_small(one: Comparison) -> str:
+    """Why a comparison shows nothing about speed; empty: it does."""
+    said = []
+    if max(cell.runs for cell in one.cells.values()) < FEWEST_ROUNDS:
+        said.append("one round tells nothing about noise")
+    if one.asked_rows < min(FEWEST_ROWS, WORKLOADS[one.workload].rows):
+        said.append(f"with fewer than {FEWEST_ROWS:,} rows starting weighs more than rows")
+    return ", and ".join(said)
 
 
 class Medians:

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks import plots
 from benchmarks.experiment import HUBS, Refused
-from benchmarks.figures import LATENCIES, METRICS, Cell, Comparison, comparisons, ratios, title
+from benchmarks.figures import LATENCIES, METRICS, Cell, Comparison, comparisons, ratios, title, too_small
 from benchmarks.goals import CPU, MEMORY, RATE
 from benchmarks.recorded import load
 from benchmarks.verdicts import verdicts
@@ -60,6 +60,11 @@ def write(results: Path, out: Path, page: Path | None = None) -> Path:
     return report
 
 
+def doubt(results: Path) -> str:
+    """Why the figures of a file of results are to be doubted, in one line; empty: they are not."""
+    return _doubt(comparisons(load(results)[1]))
+
+
 def _above(page: Path) -> str:
     """What stands in a page before the figures, the heading included."""
     try:
@@ -75,11 +80,15 @@ def markdown(
     machines: Sequence[dict[str, Any]], compared: Sequence[Comparison], pictures: Sequence[str], folder: str
 ) -> list[str]:
     """The report's paragraphs; plots are in `folder`."""
-    parts = [_machines(machines, compared), PREAMBLE.strip(), "### Goals", _goals(compared)]
+    small = _doubt(compared)
+    parts = [_machines(machines, compared), f"**{small.capitalize()}.**" * bool(small), PREAMBLE.strip()]
+    parts += _goals(compared)
     parts += [f"![{name.removesuffix('.png')}]({folder}{name})" for name in pictures]
     several = len(_commits(compared)) > 1
     for one in compared:
-        parts += [f"### {title(one)}", _origins(one) if several else "", _table(one)]
+        reason = too_small(one)
+        parts += [f"### {title(one)}", f"**No measurement:** {reason}." * bool(reason)]
+        parts += [_origins(one) if several else "", _table(one)]
     return [part for part in parts if part]
 
 
@@ -121,12 +130,22 @@ def _mixed(cell: Cell) -> str:
     return f"**a median over several**, {told}"
 
 
-def _goals(compared: Sequence[Comparison]) -> str:
-    rows = ["| goal | bound | measured | |", "|---|---|---|---|"]
+def _doubt(compared: Sequence[Comparison]) -> str:
+    small = [one for one in compared if too_small(one)]
+    if not small:
+        return ""
+    which = "this shows" if len(small) == len(compared) else f"{len(small)} of {len(compared)} comparisons show"
+    return f"{which} that it works, not how fast it is: {too_small(small[0])}"
+
+
+def _goals(compared: Sequence[Comparison]) -> list[str]:
+    """Those that something was measured of."""
+    rows = []
     for one in verdicts(compared):
-        value = "–" if one.value is None else f"{one.value:.3g}"
-        rows.append(f"| {one.goal.text} | {one.goal.sign} {one.goal.bound:.3g} | {value} | {one.text} |")
-    return "\n".join(rows)
+        if one.reached is not None or one.value is not None:
+            value = "–" if one.value is None else f"{one.value:.3g}"
+            rows.append(f"| {one.goal.text} | {one.goal.sign} {one.goal.bound:.3g} | {value} | {one.text} |")
+    return ["### Goals", "\n".join(["| goal | bound | measured | |", "|---|---|---|---|", *rows])] if rows else []
 
 
 def _table(one: Comparison) -> str:

@@ -310,6 +310,7 @@ def _settings(document: Node, file: Path, environment: Mapping[str, str]) -> Set
     sources, targets = values.pop("sources", None), values.pop("targets", None)
     for name, section in (("broker", broker), ("sources", sources), ("targets", targets)):
         if not isinstance(section, dict) or not section:
+            _refuse_mistyped(name, values, document)
             raise ConfigError(
                 "config_invalid",
                 f"`{name}` is missing or empty",
@@ -392,6 +393,14 @@ def _connector(kind: str, part: Any, path: tuple[str | int, ...], document: Node
         return Connector(type=kind_name, options=options, workers=workers)
     except ValidationError as error:
         raise _explained(_telling(error), path, document, options_model) from error
+
+
+def _refuse_mistyped(name: str, values: Mapping[str, Any], document: Node) -> None:
+    """A section that is not there may be there under another name."""
+    unknown = [key for key in values if key not in Settings.model_fields]
+    for key in difflib.get_close_matches(name, unknown, n=1):
+        hint = f"did you mean {name}?"
+        raise ConfigError("unknown_key", f"unknown key {key!r}", where=document.where_key(key), field=key, hint=hint)
 
 
 def _telling(error: ValidationError) -> ErrorDetails:

@@ -79,6 +79,32 @@ def test_a_report_says_what_failed_and_a_page_keeps_what_stands_before_the_figur
     assert json.loads((tmp_path / "report.json").read_text())["comparisons"][0]["subjects"]["embedded"]["failed"]
 
 
+def test_a_report_of_few_rows_or_one_round_says_that_it_is_no_measurement(tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    one_round = result("confluent", 50_000, leg="end-to-end", asked_rows=300_000)
+    results.write_text("".join(json.dumps(one) + "\n" for one in [*RESULTS, one_round]))
+    text = report.write(results, tmp_path).read_text()
+    few = "with fewer than 100,000 rows starting weighs more than rows"
+    assert report.doubt(results) == f"this shows that it works, not how fast it is: {few}"
+    assert f"**This shows that it works, not how fast it is: {few}.**" in text
+    assert f"(1,000 rows asked for)\n\n**No measurement:** {few}." in text
+    assert "(300,000 rows asked for)\n\n**No measurement:** one round tells nothing about noise." in text
+    good = [one_round | {"round": number} for number in (1, 2)]
+    results.write_text("".join(json.dumps(one) + "\n" for one in good))
+    assert report.doubt(results) == ""
+    assert "No measurement" not in report.write(results, tmp_path).read_text()
+
+
+def test_only_goals_that_something_was_measured_of_are_told(tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    results.write_text(json.dumps(result("confluent", 50_000, leg="end-to-end")) + "\n")
+    text = report.write(results, tmp_path).read_text()
+    assert "| end-to-end a, µs of CPU a row, confluent | ≤ 30 | 10 | reached |" in text
+    assert "snapshot" not in text.partition("### Goals")[2].partition("### end-to-end")[0]
+    results.write_text(json.dumps(result("embedded", 50_000, leg="end-to-end")) + "\n")
+    assert "### Goals" not in report.write(results, tmp_path).read_text()
+
+
 def test_an_unfinished_last_line_is_left_out() -> None:
     machines, results = read([machine("a1"), json.dumps(RESULTS[0]), '{"leg": '])
     assert [one["versions"]["commit"] for one in machines] == ["a1"]

@@ -123,6 +123,14 @@ def test_the_suggestion_for_a_connector_and_its_options(tmp_path: Path) -> None:
     assert error.hint == "did you mean partitions?"
 
 
+@pytest.mark.parametrize(("section", "typed"), [("broker", "brokr"), ("sources", "sorces"), ("targets", "target")])
+def test_a_section_under_another_name_is_told_by_that_name(tmp_path: Path, section: str, typed: str) -> None:
+    error = problem(tmp_path, GOOD.replace(f"{section}:", f"{typed}:"))
+    assert (error.code, error.field, error.hint) == ("unknown_key", typed, f"did you mean {section}?")
+    error = problem(tmp_path, GOOD.replace(f"{section}:", "elsewhere:"))
+    assert f"`{section}` is missing or empty" in error.message
+
+
 def test_a_variable_has_a_default_and_its_value_never_changes_the_structure(tmp_path: Path) -> None:
     text = GOOD + 'http: {token: "${TOKEN:-}"}\nmappings: ["${HERE:-mappings}"]\n'
     settings = load(written(tmp_path, text), ENVIRONMENT | {"TOKEN": "a: {b}\n# c", "HERE": ""})
