@@ -165,10 +165,19 @@ def killed(server: Kafka) -> Iterator[None]:
 
 
 def lower_the_limit(address: str, topic: str) -> None:
-    """The administrator makes the topic's limit smaller behind our back."""
+    """The administrator makes the topic's limit smaller behind our back; the broker learns of it a little later."""
     with closing(kafka.KafkaAdminClient(bootstrap_servers=address)) as admin:
         kind = kafka.admin.ConfigResourceType.TOPIC
         admin.alter_configs([kafka.admin.ConfigResource(kind, topic, {"max.message.bytes": "2000"})])
+    with closing(kafka.KafkaProducer(bootstrap_servers=address)) as producer:
+        eventually_refused(lambda: producer.send(topic, os.urandom(3000), partition=0).get(10))
+
+
+def eventually_refused(send: Callable[[], object]) -> None:
+    end = time.monotonic() + 30
+    with pytest.raises(kafka.errors.MessageSizeTooLargeError):
+        while time.monotonic() < end:
+            send()
 
 
 def until_broken(broker: KafkaBroker, records: list[Outgoing]) -> PublishingBroken:

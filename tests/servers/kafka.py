@@ -84,8 +84,11 @@ class Kafka:
         self._properties.write_text(
             PROPERTIES.format(port=self.port, advertised=advertised or self.port, controller=free_port(), folder=folder)
         )
-        name = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        self._java("kafka.tools.StorageTool", "format", "-t", name, "-c", str(self._properties)).wait(60)
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        settings = ("-c", str(self._properties))
+        formatting = self._java("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", *settings)
+        if formatting.wait(60):
+            raise RuntimeError(f"the storage was not formatted ({formatting.returncode}): see {folder}/kafka.log")
 
     @property
     def address(self) -> str:
