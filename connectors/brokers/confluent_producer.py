@@ -93,6 +93,7 @@ class ConfluentProducer:
         except (KafkaException, BufferError) as error:
             raise _refused(record.topic, error) from error
         self._sent.append((len(records), size))
+        self._producer.flush(common.HASTEN_SECONDS)
 
     def collect(self, timeout_seconds: float) -> None:
         """See `Producer.collect`."""

@@ -14,8 +14,10 @@ from sync_hub.errors import Fatal, PublishingBroken, Unavailable
 from sync_hub.model import Outgoing, Record, TopicPartition
 
 BATCH_BYTES = 1024 * 1024
-LINGER_MILLISECONDS = 1
-"""Waiting longer makes batches no larger under backlog, when many events are sent at once, and each event later."""
+LINGER_MILLISECONDS = 5
+"""While records are handed over, so that each partition's become one batch; `HASTEN_SECONDS` ends it when they are."""
+HASTEN_SECONDS = 0.001
+"""How long `Producer.send` flushes: enough to wake who sends. What a large batch takes longer for goes on beside."""
 SESSION_MILLISECONDS = 6000
 HEARTBEAT_MILLISECONDS = 500
 """A member learns at its next heartbeat that another one has come: that one waits so long for its share."""
@@ -60,7 +62,10 @@ class Producer(Protocol):
         ...
 
     def send(self, records: Sequence[Outgoing], partitions: Sequence[int]) -> None:
-        """Queue records for these partitions, in order. Raises `PublishingBroken` when one is refused."""
+        """Queue records for these partitions, in order, and have them sent, none lingering for others that may come.
+
+        Waits for `HASTEN_SECONDS` at most. Raises `PublishingBroken` when one is refused.
+        """
         ...
 
     def collect(self, timeout_seconds: float) -> None:

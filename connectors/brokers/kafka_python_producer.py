@@ -58,6 +58,8 @@ class KafkaPythonProducer:
             size += len(record.value or b"") + len(record.key or b"") + 64
         self._waiting.append((futures, last, size))
         self._bytes += size
+        with suppress(errors.KafkaError):  # most often that the time was too short
+            self._producer.flush(common.HASTEN_SECONDS)
 
     def _place(self, topic: str, partition: int) -> Place:
         """The partition as the library names it. Asked for first: to a topic it does not know nothing is sent."""
