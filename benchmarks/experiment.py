@@ -52,7 +52,8 @@ PLAN = [
     *_every("end-to-end", "a b c d e", SUBJECTS),
     *_every("latency", "i1000 i5000", SUBJECTS),
     *_every("snapshot", "a", SUBJECTS),
-    *_every("end-to-end", "a10 f g h1 h2 h4 h8", ("confluent",)),
+    *_every("end-to-end", "f", ("confluent", "postgres", "debezium")),
+    *_every("end-to-end", "a10 g h1 h2 h4 h8", ("confluent",)),
     *_every("verify", "a", ("confluent",)),
     *_every("scheduled", "a", ("confluent",)),
 ]
