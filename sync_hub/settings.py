@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -369,7 +369,7 @@ def _check_names(settings: Settings, document: Node) -> None:
 
 
 def _connector(kind: str, part: Any, path: tuple[str | int, ...], document: Node, root: Path) -> Connector:
-    where, field = document.where(*path), ".".join(str(step) for step in path)
+    where, field = document.where(*path), _field(path)
     if not isinstance(part, dict) or not isinstance(part.get("type"), str):
         raise ConfigError(
             "config_invalid",
@@ -399,8 +399,7 @@ def _refuse_mistyped(name: str, values: Mapping[str, Any], document: Node) -> No
     """A section that is not there may be there under another name."""
     unknown = [key for key in values if key not in Settings.model_fields]
     for key in difflib.get_close_matches(name, unknown, n=1):
-        hint = f"did you mean {name}?"
-        raise ConfigError("unknown_key", f"unknown key {key!r}", where=document.where_key(key), field=key, hint=hint)
+        raise _unknown_key((key,), [name], document)
 
 
 def _telling(error: ValidationError) -> ErrorDetails:
@@ -412,17 +411,27 @@ def _telling(error: ValidationError) -> ErrorDetails:
 def _explained(error: ErrorDetails, path: tuple[str | int, ...], document: Node, model: type[BaseModel]) -> ConfigError:
     location = tuple(step for step in error["loc"] if isinstance(step, str | int))
     full = path + location
-    field = ".".join(str(step) for step in full)
     if error["type"] == "extra_forbidden":
-        where = document.where_key(*full)
-        known = list(_fields(model, location[:-1]))
-        close = difflib.get_close_matches(str(location[-1]), known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known are: {', '.join(known)}"
-        return ConfigError("unknown_key", f"unknown key {location[-1]!r}", where=where, field=field, hint=hint)
-    where = document.where(*full)
+        return _unknown_key(full, list(_fields(model, location[:-1])), document)
     message = error["msg"].removeprefix("Value error, ")
     code = "missing_key" if error["type"] == "missing" else "bad_value"
-    return ConfigError(code, message, where=where, field=field, hint="see config/hub.reference.yaml")
+    return ConfigError(
+        code, message, where=document.where(*full), field=_field(full), hint="see config/hub.reference.yaml"
+    )
+
+
+def _unknown_key(path: Sequence[str | int], known: Sequence[str], document: Node) -> ConfigError:
+    """What to say of a key that is none of those that are known where it stands."""
+    key = str(path[-1])
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"known are: {', '.join(known)}"
+    return ConfigError(
+        "unknown_key", f"unknown key {key!r}", where=document.where_key(*path), field=_field(path), hint=hint
+    )
+
+
+def _field(path: Sequence[str | int]) -> str:
+    return ".".join(map(str, path))
 
 
 def _fields(model: type[BaseModel], location: tuple[str | int, ...]) -> Iterator[str]:
@@ -454,7 +463,7 @@ def _filled(value: Any, path: tuple[str | int, ...], document: Node, environment
                 "unset_variable",
                 f"the environment variable {name} is not set",
                 where=document.where(*path),
-                field=".".join(str(step) for step in path),
+                field=_field(path),
                 hint=f"export {name}=…, or give a default: ${{{name}:-…}}",
             )
         return found

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from sync_hub.web import api_parked
 from sync_hub.web.console import RECORDS_SHOWN, on_one_page
@@ -95,7 +95,7 @@ def test_the_page_shows_events_and_their_errors_and_acts(
     page.get_by_label("Reason").fill("it is wrong")
     page.locator("#confirm-verb").click()
     wait_until(lambda: states(hub)[1] == "discarded")
-    page.wait_for_function("document.querySelectorAll('li.problem').length === 2")
+    expect(page.locator("li.problem")).to_have_count(2)
     page.get_by_role("button", name="Try all 2 shown again").click()
     page.locator("#confirm-verb").click()
     wait_until(lambda: hub.settings.sink("crm").find_parked([PIPELINE])[0].attempts == 0)
