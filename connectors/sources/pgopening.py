@@ -115,7 +115,6 @@ class Opening:
         fetch: Fetch,
     ) -> Log:
         try:
-            pgslot.take_memory(log)
             server = pgslot.identify(log)
             slot = self._idle_slot()
             if stored is not None:

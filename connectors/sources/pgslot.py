@@ -24,8 +24,6 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 SLOT_WAIT_SECONDS: Final = 120.0
 _MAX_NAME: Final = 63
-DECODING_MEMORY: Final = "256MB"
-"""What the server may keep of open transactions in memory while it decodes for us, where nobody says otherwise."""
 
 _SLOT = """
 select slot_name, coalesce(plugin, ''), coalesce(database, ''), coalesce(confirmed_flush_lsn, '0/0')::text,
@@ -258,18 +256,6 @@ def identify(connection: Connection) -> Server:
     """Cluster, timeline and end of the log of the server behind a replication connection."""
     row = connection.execute("IDENTIFY_SYSTEM").fetchall()[0]
     return Server(str(row[0]), int(row[1]), parse_lsn(str(row[2])))
-
-
-def take_memory(log: Connection) -> None:
-    """Let this session decode large transactions in memory: beyond PostgreSQL's 64 MB it writes each row to a file.
-
-    One session decodes a source, so its documentation calls more than the default safe (`logical_decoding_work_mem`).
-    A setting that the server, the database, the role or the address has stays.
-    """
-    log.execute(
-        f"select pg_catalog.set_config(name, {literal(DECODING_MEMORY)}, false) from pg_catalog.pg_settings"
-        " where name = 'logical_decoding_work_mem' and source = 'default'"
-    )
 
 
 def create_slot(log: Connection, queries: Connection, name: str, *, failover: bool) -> int:

@@ -274,29 +274,6 @@ def test_large_transaction_is_cut_without_a_position_inside(any_dsn: str, any_db
     assert sum(len(batch.events) for batch in parts[: len(inside) + 1]) == rows, "no position before the last event"
 
 
-@pytest.mark.parametrize(("setting", "spills"), [("", False), ("64kB", True)])
-def test_large_transaction_is_decoded_in_memory_unless_someone_has_set_how_much(
-    setting: str, spills: bool, source_dsn: str, db: Database, capture: Capture
-) -> None:
-    db.execute("create table t (id int primary key, text text); alter table t alter text set storage external")
-    if setting:
-        db.execute(f"alter database {db.info.dbname} set logical_decoding_work_mem = '{setting}'")
-    log = capture(source_dsn, "t")
-    log.settle()
-    db.execute("insert into t select i, repeat('x', 100000) from generate_series(1, 800) i")
-    assert sum(len(event.after["text"]) for event in log.settle() if event.after) == 80_000_000
-
-    def counted() -> dict[str, int]:
-        [row] = db.execute("""
-            select to_jsonb(s) from pg_stat_replication_slots s join pg_replication_slots using (slot_name)
-            where database = current_database()
-        """).fetchall()
-        return dict(row[0])
-
-    log.until(lambda: counted()["total_bytes"] > 80_000)
-    assert (counted()["spill_count"] > 0) == spills
-
-
 def test_idle_source_lets_the_log_go_through_heartbeats(source_dsn: str, db: Database, capture: Capture) -> None:
     db.execute("create table t (id int primary key); create table busy (id int)")
     log = capture(source_dsn, "t")
