@@ -67,6 +67,7 @@ def _measure_and_report(given: argparse.Namespace) -> None:
         if not _measure(comparisons, given.repeats, folder, results, found["versions"]["commit"]):
             sys.exit(FAILED)
     except KeyboardInterrupt:
+        print("stopped before all was measured: the report has the runs that had ended", file=sys.stderr)
         sys.exit(INTERRUPTED)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

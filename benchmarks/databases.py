@@ -19,6 +19,7 @@ from connectors.local_postgres import BINARIES, LOGICAL, LocalPostgres
 SERVER = {
     "shared_buffers": "512MB",
     "max_wal_size": "8GB",
+    "logical_decoding_work_mem": "256MB",
     "checkpoint_timeout": "30min",
     "fsync": "on",
     "autovacuum": "off",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -117,7 +118,9 @@ def run(
         leg, workload = comparison.leg, comparison.workload
         try:
             for name in comparison.subjects:
-                for _ in range(WARM_UP_RUNS if subjects[name].warm_up() else 0):
+                for number in range(WARM_UP_RUNS if subjects[name].warm_up() else 0):
+                    told = f"{leg} {workload.name} {name}: warming up, {number + 1} of {WARM_UP_RUNS}"
+                    print(told, file=sys.stderr, flush=True)
                     _measure(leg, workload, _warm_up_rows(comparison), subjects[name], servers)
             for number, name, which in _turns(comparison, repeats):
                 figures = _measure(leg, workload, comparison.rows, subjects[name], servers)

@@ -106,7 +106,7 @@ def comparisons(results: Sequence[Mapping[str, Any]]) -> list[Comparison]:
 def too_small(one: Comparison) -> str:
     """Why a comparison shows nothing about speed; empty: it does."""
     said = []
-    if max(cell.runs for cell in one.cells.values()) < FEWEST_ROUNDS:
+    if min(cell.runs for cell in one.cells.values()) < FEWEST_ROUNDS:
         said.append("one round tells nothing about noise")
     if one.asked_rows < min(FEWEST_ROWS, WORKLOADS[one.workload].rows):
         said.append(f"with fewer than {FEWEST_ROWS:,} rows starting weighs more than rows")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,8 @@ LEGS = ("capture", "deliver", "end-to-end", "snapshot")
 GROWTH = ("a", "a10", "f", "g", "h1", "h2", "h4", "h8")
 GROWN = "values (rows × columns) a second, all targets (more is better)"
 WIDTH = 0.8
+LETTERS, LEGEND = 10, 2.5
+"""Of a title, in an inch; and how many inches the legend takes beside it."""
 
 
 def draw(compared: Sequence[Comparison], out: Path) -> list[str]:
@@ -73,7 +76,7 @@ def _bars(path: Path, title: str, metric: str, compared: Sequence[Comparison]) -
             centre = place - WIDTH / 2 + (number + 0.5) * width
             axes.bar(centre, median, width, color=COLOURS[cell.subject], yerr=spread, capsize=2)
     axes.set_xticks(range(len(compared)), [f"{one.leg}\n{one.workload}" for one in compared])
-    axes.set_title(title)
+    axes.set_title(textwrap.fill(title, round(LETTERS * (figure.get_figwidth() - LEGEND))))
     axes.yaxis.set_major_formatter("{x:,.0f}")
     _legend(axes, subjects)
     figure.savefig(path, dpi=110)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from benchmarks.experiment import HUBS, Refused
 from benchmarks.figures import LATENCIES, METRICS, Cell, Comparison, comparisons, ratios, title, too_small
 from benchmarks.goals import CPU, MEMORY, RATE
 from benchmarks.recorded import load
-from benchmarks.verdicts import verdicts
+from benchmarks.verdicts import Verdict, verdicts
 
 PLACE = "## What was measured\n"
 PREAMBLE = """
@@ -138,10 +139,21 @@ def _doubt(compared: Sequence[Comparison]) -> str:
     return f"{which} that it works, not how fast it is: {too_small(small[0])}"
 
 
+def _verdicts(compared: Sequence[Comparison]) -> list[Verdict]:
+    """What became of the goals; nothing, where too little was measured."""
+    small = {(one.leg, one.workload) for one in compared if too_small(one)}
+    return [
+        replace(one, reached=None, notes=("too few rows or rounds",))
+        if any((one.goal.leg, workload) in small for workload, _ in one.goal.sides)
+        else one
+        for one in verdicts(compared)
+    ]
+
+
 def _goals(compared: Sequence[Comparison]) -> list[str]:
     """Those that something was measured of."""
     rows = []
-    for one in verdicts(compared):
+    for one in _verdicts(compared):
         if one.reached is not None or one.value is not None:
             value = "–" if one.value is None else f"{one.value:.3g}"
             rows.append(f"| {one.goal.text} | {one.goal.sign} {one.goal.bound:.3g} | {value} | {one.text} |")
@@ -203,7 +215,7 @@ def _document(machines: Sequence[dict[str, Any]], compared: Sequence[Comparison]
             "reached": one.reached,
             "notes": one.notes,
         }
-        for one in verdicts(compared)
+        for one in _verdicts(compared)
     ]
     return {"machines": list(machines), "goals": goals, "comparisons": [_compared(one) for one in compared]}
 

@@ -107,7 +107,7 @@ def _bad_dsn(message: str) -> ConfigError:
         "bad_dsn",
         message,
         hint="write postgresql://user:password@host:port/database, signs in the password as %40 (@), %2F (/), %3A (:),"
-        " %3F (?), %25 (%); or host=… port=… dbname=… user=…",
+        " %3F (?), %25 (%), and = in `options` as %3D; or host=… port=… dbname=… user=…",
     )
 
 

@@ -63,7 +63,10 @@ class Source(Protocol):
         ...
 
     def read(self, timeout_seconds: float) -> SourceBatch:
-        """The next events in commit order; empty after the timeout. Ends at a commit unless one is very large."""
+        """The next events in commit order; empty after the timeout. Ends at a commit unless one is very large.
+
+        When it raises, the log is to be opened anew: what it had taken from the server is gone with the error.
+        """
         ...
 
     def acknowledge(self, position: str) -> None:

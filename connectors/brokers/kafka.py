@@ -107,7 +107,7 @@ class KafkaBroker:
     def _by_topic(self, records: Sequence[Outgoing]) -> tuple[list[Outgoing], list[int]]:
         """The records topic by topic, each topic's in their order, and their partitions.
 
-        What goes to one partition is sent at once, so that a client that waits little makes few batches of it.
+        A topic's partitions are computed together, and clients take many records of one topic faster than mixed ones.
         """
         groups: dict[str, list[Outgoing]] = {}
         for record in records:

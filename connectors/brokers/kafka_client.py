@@ -15,9 +15,9 @@ from sync_hub.model import Outgoing, Record, TopicPartition
 
 BATCH_BYTES = 1024 * 1024
 LINGER_MILLISECONDS = 5
-"""While records are handed over, so that each partition's become one batch; `HASTEN_SECONDS` ends it when they are."""
+"""While records are handed over, so that each partition's become one batch; `send` ends it when they are."""
 HASTEN_SECONDS = 0.001
-"""How long `Producer.send` flushes: enough to wake who sends. What a large batch takes longer for goes on beside."""
+"""How long `send` flushes. On a busy machine it can end before who sends has woken: then the records linger."""
 SESSION_MILLISECONDS = 6000
 HEARTBEAT_MILLISECONDS = 500
 """A member learns at its next heartbeat that another one has come: that one waits so long for its share."""
@@ -62,9 +62,9 @@ class Producer(Protocol):
         ...
 
     def send(self, records: Sequence[Outgoing], partitions: Sequence[int]) -> None:
-        """Queue records for these partitions, in order, and have them sent, none lingering for others that may come.
+        """Queue records for these partitions, in order, and hasten them: none need linger for others that may come.
 
-        Waits for `HASTEN_SECONDS` at most. Raises `PublishingBroken` when one is refused.
+        Waits for about `HASTEN_SECONDS` until the last is durable. Raises `PublishingBroken` when one is refused.
         """
         ...
 

@@ -133,10 +133,13 @@ class Completion:
             self._missing = deque(entry for entry in self._missing if entry.place not in filled)
 
     def _add(self, place: int, more: Row, table: str, **changes: Any) -> int:
-        """Add these columns to an event; returns how many bytes they are."""
+        """Add these columns to an event; returns how many bytes they are.
+
+        The table's order is that of its newest layout; what a row has of an older one stays, behind it.
+        """
         event = self._events[place - self._handed]
-        row, order = event.after or {}, self._columns(table)
-        after = {name: row[name] if name in row else more[name] for name in order if name in row or name in more}
+        row = (event.after or {}) | more
+        after = {name: row[name] for name in dict.fromkeys((*self._columns(table), *row)) if name in row}
         self._events[place - self._handed] = msgspec.structs.replace(event, after=after, **changes)
         size = sum(_size(value) for value in more.values())
         self._added[place] = self._added.get(place, 0) + size

@@ -96,6 +96,7 @@ class EventAssembler:
         """Hand over what was made so far."""
         taken = self.events, self.incomplete
         self.events, self.incomplete, self.tables_met = [], [], set()
+        self._infos = {}  # a transaction that goes on meets its tables again
         self._cut = self.transaction is not None
         return taken
 

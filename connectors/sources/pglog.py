@@ -111,12 +111,11 @@ class Log:
     def position(self) -> Position:
         """The last whole transaction that was read, or what reading began with."""
         last = self._newest
-        if last is not None:
-            self._newest = None
-            self._position = msgspec.structs.replace(
-                self._position, lsn=format_lsn(last.lsn), xid=last.xid, committed_at=last.committed_at
-            )
-        return self._position
+        if last is None:
+            return self._position
+        return msgspec.structs.replace(
+            self._position, lsn=format_lsn(last.lsn), xid=last.xid, committed_at=last.committed_at
+        )
 
     def read(self, timeout_seconds: float) -> SourceBatch:
         """The next batch: see `Source.read`."""
@@ -220,17 +219,19 @@ class Log:
         )
 
     def _remembering(self) -> Position:
-        tables = self.tables.remembered()
-        if tables != self.position.tables:
-            self._position = msgspec.structs.replace(self.position, tables=tables)
-        return self._position
+        """The position with the tables as they are now, which is what it is from here on."""
+        position, tables = self.position, self.tables.remembered()
+        if tables != position.tables:
+            position = msgspec.structs.replace(position, tables=tables)
+        self._position, self._newest = position, None
+        return position
 
     def _batch(self, until: float, *, inside: bool) -> SourceBatch:
         events, incomplete = self._assembler.take()
         position = None if inside else dump(self._remembering())
         heartbeat, self._heartbeat = self._heartbeat, None
         done, self._done = tuple(self._done), []
-        self._moved, self._bytes = False, 0
+        self._moved, self._bytes, self._most = False, 0, CUT_EVENTS
         batch = SourceBatch(events, position, heartbeat, done, self._chunks.take_discarded())
         if not incomplete:
             return batch

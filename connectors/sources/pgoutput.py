@@ -28,7 +28,7 @@ from connectors.sources.pgmessages import (
     Type,
     Update,
 )
-from connectors.sources.pgruns import READ_TOGETHER, Run, decode_all
+from connectors.sources.pgruns import HEAD_BYTES, READ_TOGETHER, Run, decode_all
 from connectors.sources.pgtuple import Converter, PairReader, Tuple, TupleReader
 from sync_hub.errors import Fatal
 
@@ -79,16 +79,16 @@ def _readers(oid: int, row: TupleReader, key: TupleReader) -> dict[bytes, Reader
     read_rows, read_key_and_row = PairReader(row, row).read, PairReader(key, row).read
 
     def insert(data: bytes) -> Insert:
-        row, missing = read(data, 6)
+        row, missing = read(data, HEAD_BYTES)
         if missing:
             raise ValueError("an insert with unchanged columns")
         return Insert(oid, row)
 
     def update(data: bytes) -> Update:
-        return Update(oid, None, False, *read(data, 6))
+        return Update(oid, None, False, *read(data, HEAD_BYTES))
 
     def update_with(read_pair: ReadPair, data: bytes, *, whole: bool) -> Update:
-        (old, _), (new, unchanged) = read_pair(data, 6)
+        (old, _), (new, unchanged) = read_pair(data, HEAD_BYTES)
         if unchanged:  # a whole old row has all of them; an old key has large key columns
             new, unchanged = _filled(new, old, names)
         return Update(oid, old, whole, new, unchanged)
@@ -98,8 +98,8 @@ def _readers(oid: int, row: TupleReader, key: TupleReader) -> dict[bytes, Reader
         b"UN": update,
         b"UK": partial(update_with, read_key_and_row, whole=False),
         b"UO": partial(update_with, read_rows, whole=True),
-        b"DK": lambda data: Delete(oid, read_key(data, 6)[0], False),
-        b"DO": lambda data: Delete(oid, read(data, 6)[0], True),
+        b"DK": lambda data: Delete(oid, read_key(data, HEAD_BYTES)[0], False),
+        b"DO": lambda data: Delete(oid, read(data, HEAD_BYTES)[0], True),
     }
 
 
@@ -125,7 +125,7 @@ class Decoder:
         }
 
     def decode_all(self, messages: Sequence[bytes]) -> Iterator[LogMessage]:
-        """Messages in order, those about rows of one relation that follow each other as one `Rows`; see `pgruns`.
+        """Messages in order, many about rows of one relation that follow each other as one `Rows`; see `pgruns`.
 
         They are decoded while they are asked for. Raises `MalformedMessage` in its place.
         """
@@ -134,7 +134,7 @@ class Decoder:
     def decode(self, data: bytes) -> LogMessage:
         """One message. Raises `MalformedMessage`."""
         try:
-            return (self._rows.get(data[:6]) or self._others[data[0]])(data)
+            return (self._rows.get(data[:HEAD_BYTES]) or self._others[data[0]])(data)
         except (StructError, ValueError, LookupError, TypeError) as error:
             raise MalformedMessage(
                 "malformed_log_message",

@@ -1,16 +1,16 @@
 """Many messages of the log at once: the rows of each relation among them are read together (`TupleReader.read_all`).
 
-What a message says is what `Decoder.decode` makes of it; rows that follow each other come as one `Rows`.
+What a message says is what `Decoder.decode` makes of it; four rows or more that follow each other come as one `Rows`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Final
 
 from connectors.sources.pgmessages import Delete, Insert, LogMessage, Rows, Update
-from connectors.sources.pgtuple import TupleReader
+from connectors.sources.pgtuple import TOO_LONG, TupleReader
 from sync_hub.model import Operation
 
 Decode = Callable[[bytes], LogMessage]
@@ -23,8 +23,8 @@ READ_TOGETHER: Final = (b"IN", b"UN", b"DK")
 HEAD_BYTES: Final = 6
 """How many bytes of a message tell its kind, its relation, and the kind of its first tuple."""
 FEWEST: Final = 4
-"""Fewer rows are handled faster one by one."""
-_RELATION: Final = ord("R")
+"""Fewer rows are read, and handed out, faster one by one."""
+_RELATION: Final = b"R"
 _OPERATIONS: Final[dict[int, Operation]] = {ord("I"): "create", ord("U"): "update", ord("D"): "delete"}
 
 
@@ -69,40 +69,41 @@ def decode_all(
     """The messages in order, decoded while they are asked for: what `decode` raises comes in its place.
 
     `run_of` tells of the head of a message whether it is one of a run. What it tells may change with each Relation
-    message, so nothing behind one is looked at before it was decoded.
+    message, so nothing behind one is looked at before it was decoded. A message that is too long is decoded by itself.
     """
-    start = 0
-    while start < len(messages):
-        spans = _spans(messages, start, run_of)
-        of_run: dict[Run, list[bytes]] = {}
-        for run, begin, end in spans:
-            if run is not None:
-                of_run.setdefault(run, []).extend(messages[begin:end])
-        read = {run: run.rows(found) for run, found in of_run.items() if len(found) >= FEWEST}
-        places = dict.fromkeys(read, 0)
-        for run, begin, end in spans:
-            rows = None if run is None else read.get(run)
-            if run is not None and rows is not None:
-                place = places[run]
-                places[run] += end - begin
-                yield from _part(rows, place, places[run])
-            else:
-                yield from _apart(messages[begin:end], run, decode)
-        start = spans[-1][2]
+    ends = [place for place, data in enumerate(messages, 1) if data[:1] == _RELATION]
+    for start, end in pairwise([0, *ends, len(messages)]):
+        yield from _up_to_relation(messages[start:end], run_of, decode)
 
 
-def _spans(messages: Sequence[bytes], start: int, run_of: Callable[[bytes], Run | None]) -> list[Span]:
-    """The messages from a place on up to the next Relation message, by runs."""
+def _up_to_relation(
+    messages: Sequence[bytes], run_of: Callable[[bytes], Run | None], decode: Decode
+) -> Iterator[LogMessage]:
+    """Messages of which only the last can be a Relation message."""
+    spans = _spans([run_of(data[:HEAD_BYTES]) if len(data) < TOO_LONG else None for data in messages])
+    of_run: dict[Run, list[bytes]] = {}
+    for run, begin, end in spans:
+        if run is not None:
+            of_run.setdefault(run, []).extend(messages[begin:end])
+    read = {run: run.rows(found) for run, found in of_run.items() if len(found) >= FEWEST}
+    places = dict.fromkeys(read, 0)
+    for run, begin, end in spans:
+        rows = None if run is None else read.get(run)
+        if run is not None and rows is not None:
+            place = places[run]
+            places[run] += end - begin
+            yield from _part(rows, place, places[run])
+        else:
+            others = run is not None and len(of_run[run]) > end - begin
+            yield from _apart(messages[begin:end], run if others else None, decode)
+
+
+def _spans(runs: Sequence[Run | None]) -> list[Span]:
+    """Messages that follow each other with the same run."""
     spans: list[Span] = []
-    place = start
-    for run, group in groupby([run_of(data[:HEAD_BYTES]) for data in messages[start:]]):
-        end = place + len(list(group))
-        if run is None:
-            for relation in range(place, end):
-                if messages[relation][0] == _RELATION:
-                    return [*spans, (None, place, relation + 1)]
-        spans.append((run, place, end))
-        place = end
+    for run, group in groupby(runs):
+        begin = spans[-1][2] if spans else 0
+        spans.append((run, begin, begin + len(list(group))))
     return spans
 
 

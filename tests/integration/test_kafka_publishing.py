@@ -26,8 +26,8 @@ from tests.servers.kafka import Kafka
 from tests.servers.proxy import Proxy
 
 CLIENTS = ["kafka-python", "confluent"]
-LIST_OFFSETS = b"\0\2"
-"""What follows the length of a request of Kafka's API 2."""
+LIST_OFFSETS, METADATA = b"\0\2", b"\0\3"
+"""What follows the length of a request of Kafka's APIs 2 and 3."""
 Make = Callable[..., KafkaBroker]
 T = TypeVar("T")
 
@@ -313,6 +313,23 @@ def test_offsets_whose_answer_is_lost_are_no_offsets(make: Make, tmp_path: Path,
         with pytest.raises(Unavailable):
             broker.end_offsets([topic])
         assert proxy.was_cut.is_set()
+
+
+def test_topics_that_a_producer_does_not_know_are_asked_for_together(make: Make, tmp_path: Path, topic: str) -> None:
+    asked: list[bytes] = []
+    proxy = Proxy(cut_after=lambda request: bool(asked.append(request[4:6])))
+    server = Kafka(tmp_path, advertised=proxy.port)
+    proxy.target = server.port
+    server.start()
+    topics = [f"{topic}.{number}" for number in range(30)]
+    with closing(proxy), killed(server):
+        broker = make(server.address)
+        broker.create_topics(topics)
+        broker.publish([])
+        asked.clear()
+        broker.publish([Outgoing(one, None, b"1", None, 0) for one in topics])
+        assert broker.flush(30)
+        assert 1 <= asked.count(METADATA) < 10
 
 
 def test_changed_partition_count_stops_the_publisher(

@@ -135,6 +135,22 @@ def test_column_dropped_since_is_absent(source_dsn: str, db: Database, capture: 
     assert (event.after, event.unchanged) == ({"id": 1, "a": "c", "b": "b"}, ("big",))
 
 
+def test_column_dropped_later_in_the_transaction_stays_in_the_events_before(
+    source_dsn: str, db: Database, capture: Capture
+) -> None:
+    db.execute(TABLE)
+    db.execute("insert into t values (1, 'a', %s, 'b'), (2, 'a', 'small', 'b')", (BIG,))
+    log = capture(source_dsn, "t")
+    with db.transaction():
+        db.execute("update t set a = 'c'")
+        db.execute("alter table t drop column b")
+        db.execute("update t set a = 'd' where id = 2")
+    large, small, later = log.settle()
+    assert (large.after, large.unchanged) == ({"id": 1, "a": "c", "big": BIG, "b": "b"}, ())
+    assert small.after == {"id": 2, "a": "c", "big": "small", "b": "b"}
+    assert later.after == {"id": 2, "a": "d", "big": "small"}
+
+
 def test_keys_of_several_columns_are_read_too(source_dsn: str, db: Database, capture: Capture) -> None:
     db.execute(
         "create type mood as enum ('ok', 'bad');"

@@ -107,3 +107,13 @@ def outcome(steps: list[Any], begin: int, *, together: bool, tracking: bool) -> 
         return made(steps, begin, together=together, tracking=tracking)
     except Fatal as error:
         return error.code
+
+
+def test_a_transaction_that_goes_on_after_it_was_cut_meets_its_tables_again() -> None:
+    assembler = EventAssembler("erp", "erp_db", 7, Watcher(tracking=False))
+    table = assembler.tables[1] = TableEvents("public", "t1", KeyMaker(KEYS[1], TYPES))
+    assembler.begin(Begin(10, 1_700_000_000_000_000, 5))
+    for number in (1, 2):
+        assembler.insert(Insert(1, {"id": number, "at": "1", "name": ""}))
+        assert assembler.tables_met == {table}
+        assembler.take()

@@ -224,13 +224,13 @@ class Stream(RuleBasedStateMachine):
             found += [single for message in decoded for single in one_by_one(message)]
         assert found == [expected for _, expected in self.read]
 
-    @rule(place=st.integers(0, 60), cut=st.booleans())
-    def together_with_a_damaged_one(self, place: int, cut: bool) -> None:
+    @rule(place=st.integers(0, 60), damage=st.sampled_from(["cut", "empty", "unknown"]))
+    def together_with_a_damaged_one(self, place: int, damage: str) -> None:
         """What comes before it is read all the same."""
         messages = [data for data, _ in self.read]
         place = min(place, len(messages))
         rows = [data for data, read in self.read[:place] if isinstance(read, Insert | Update | Delete)]
-        damaged = rows[-1][:-1] if cut and rows else b"\xff"
+        damaged = rows[-1][:-1] if damage == "cut" and rows else b"" if damage == "empty" else b"\xff"
         found = list[LogMessage]()
         with pytest.raises(MalformedMessage):
             for message in Decoder(prepare).decode_all([*messages[:place], damaged, *messages[place:]]):
