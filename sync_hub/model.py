@@ -287,13 +287,15 @@ class RowChange(Struct, frozen=True, gc=False):
     `upsert`: `values` are whole, aligned with the mapping's columns. `update`: as upsert, with ABSENT where the event
     lacked an input: never inserts. `delete`: `key` alone; `new_key` set when the row's key changed, the delete then
     spares a row whose key the target finds equal to it. `mark`: `on_delete: {set: …}`, `values` are aligned with the
-    mapping's `delete_columns`.
+    mapping's `delete_columns`. `operation` is what the event of an `upsert` did at the source, a hint of whether the
+    target has the row, empty where nobody can tell: results do not depend on it.
     """
 
     kind: Literal["upsert", "update", "delete", "mark"]
     key: tuple[Any, ...]
     values: tuple[Any, ...] = ()
     new_key: tuple[Any, ...] | None = None
+    operation: Operation | Literal[""] = ""
 
 
 class TableWrite(Struct, frozen=True):

@@ -77,29 +77,45 @@ class Staging:
 
     def data(self) -> bytes:
         """COPY text of all rows. Raises `Rejected` for text that PostgreSQL cannot hold."""
-        text = "".join(self._lines())
-        if "\x00" in text:
-            raise Rejected(
-                "text_with_nul",
-                "a value contains the character U+0000, which PostgreSQL cannot store",
-                sqlstate="22021",
-                hint="take it out at the source, or leave the column out of the mapping",
-            )
-        try:
-            return text.encode()
-        except UnicodeEncodeError as error:
-            raise Rejected(
-                "text_not_unicode",
-                f"a value contains half of a surrogate pair (U+{ord(error.object[error.start]):04X}): no Unicode text",
-                sqlstate="22021",
-                hint="mend the row at the source",
-            ) from error
+        return _encoded("".join(self._lines()))
 
     def _lines(self) -> Iterable[str]:
         for number, columns in self._parts:
             end = f"\t{_NULL}" * (self.width - len(columns)) + "\n"
             yield end.join(map("\t".join, zip(repeat(str(number)), *columns)))
             yield end
+
+
+def copy_rows(rows: Sequence[tuple[Any, ...]], converts: Sequence[Convert | None]) -> bytes:
+    """COPY text of rows as they are, for a table of their own; without the columns that have no converter.
+
+    Raises `Rejected` for text that PostgreSQL cannot hold.
+    """
+    columns = [
+        copy_column(values, convert)
+        for values, convert in zip(zip(*rows, strict=True), converts, strict=True)
+        if convert is not None
+    ]
+    return _encoded("".join([f"{line}\n" for line in map("\t".join, zip(*columns, strict=True))]))
+
+
+def _encoded(text: str) -> bytes:
+    if "\x00" in text:
+        raise Rejected(
+            "text_with_nul",
+            "a value contains the character U+0000, which PostgreSQL cannot store",
+            sqlstate="22021",
+            hint="take it out at the source, or leave the column out of the mapping",
+        )
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise Rejected(
+            "text_not_unicode",
+            f"a value contains half of a surrogate pair (U+{ord(error.object[error.start]):04X}): no Unicode text",
+            sqlstate="22021",
+            hint="mend the row at the source",
+        ) from error
 
 
 def copy_column(values: Sequence[Any], convert: Convert) -> Sequence[str]:

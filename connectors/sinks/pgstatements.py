@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Final
 
 from connectors.postgresql import quote, quote_table
-from connectors.sinks.changes import FLAG_PREFIX, Present, flag_column
+from connectors.sinks.changes import FLAG_PREFIX, flag_column
 from connectors.sinks.pgstage import STAGE
 from sync_hub.errors import Fatal
 from sync_hub.model import Column, Table, TableWrite
@@ -25,6 +25,10 @@ _BYTEWISE: Final = frozenset(
     ("smallint", "integer", "bigint", "uuid", "date", "oid", "boolean", "bytea", "timestamp with time zone", "inet")
 )
 """Types whose equal values look equal: a row found by such a key need not have the key written again."""
+
+
+_BEFORE_ROW_INSERT: Final = 1 | 2 | 4
+"""Bits of `pg_trigger.tgtype`, from PostgreSQL's `catalog/pg_trigger.h`: for each row, before, insert."""
 
 
 def cast_type(column: Column) -> str:
@@ -78,6 +82,17 @@ class Statements:
         return [update, self._insert(missing_only=True)]
 
     @cached_property
+    def copy(self) -> str:
+        """Copy new rows straight into the table. Empty: it has parts that other mappings write.
+
+        As other inserts it fires triggers, and gives identities our values; `pgstage` has the text of the rows.
+        """
+        if self._flag or self._needs_columns_of_others:
+            return ""
+        given = _list(column.name for column in self.columns if not column.generated)
+        return f"copy {self.name} ({given}) from stdin (format text, encoding 'UTF8')"
+
+    @cached_property
     def vacate(self) -> str:
         """Give up unique values that the staged rows are to lose, so that others may take them. Empty: there are none.
 
@@ -99,11 +114,30 @@ class Statements:
             [(column.name, "null") for column in free], f"{self._matches(self._key_places)} and ({differs})"
         )
 
-    def update(self, present: Present) -> str:
+    def update(self, present: Sequence[int]) -> str:
         """Update the columns at these places in rows that are there; insert nothing. Empty: nothing to set."""
         assigned = self._assigned(present)
         mine = f" and t.{quote(self._flag)}" if self._flag else ""
         return self._update(assigned, self._matches(self._key_places) + mine) if assigned else ""
+
+    @cached_property
+    def update_known(self) -> str:
+        """Update whole rows that are there. Empty: nothing to set, or other mappings write the same rows.
+
+        Finds none where a trigger sees rows before they are inserted, because an upsert assigns what it makes of them;
+        nor where tables inherit from this one, whose rows may have the same keys.
+        """
+        whole = self.update(range(len(self.columns)))
+        if not whole or self._flag:
+            return ""
+        table = "'{}'::regclass".format(self.name.replace("'", "''"))
+        parts = f"array(select {table}::oid union all select relid::oid from pg_partition_tree({table}))"
+        trigger = f"tgrelid = any ({parts}) and tgtype & {_BEFORE_ROW_INSERT} = {_BEFORE_ROW_INSERT}"
+        parent = f"oid = {table} and relkind = 'r' and relhassubclass"
+        return (
+            f"{whole} and not exists (select from pg_trigger where {trigger})"
+            f" and not exists (select from pg_class where {parent})"
+        )
 
     @cached_property
     def mark(self) -> str:

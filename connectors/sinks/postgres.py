@@ -1,7 +1,8 @@
-"""A PostgreSQL target: one COPY into one staging table, then one pipeline of statements, in one transaction."""
+"""A PostgreSQL target: in one transaction COPY into a staging table, a pipeline of statements, COPY of new rows."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,13 +18,15 @@ from connectors.sinks.changes import flag_column
 from connectors.sinks.pgoffsets import TABLE, Offsets, advance_parameters
 from connectors.sinks.pgparked import ParkedRows
 from connectors.sinks.pgstage import Stage, copy_stage
-from connectors.sinks.pgwork import Mapped, Step, Work, plan
-from sync_hub.errors import Fatal, OffsetsMoved, Rejected, SyncHubError
+from connectors.sinks.pgwork import Copy, Mapped, Step, Work, plan
+from sync_hub.errors import Fatal, OffsetsMoved, Rejected, SyncHubError, Unavailable
 from sync_hub.failpoints import failpoint
 from sync_hub.model import Column, Finding, Offset, Parked, RangeSum, RowBlock, SinkBatch, Table, TableWrite
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
+DOUBT_SECONDS = 60.0
+"""How long a pipeline's rows are looked for, after what its events said of them did not hold once."""
 _UNIQUE = "23505"
 _CHANGED_TABLE = ("22", "23502", "428C9", "42")
 """SQLSTATEs that a changed target table may cause: it is looked up again before the row is blamed."""
@@ -57,6 +60,7 @@ class PostgresSink:
         self._stage = Stage()
         self._tables: dict[str, Table] = {}
         self._mapped: dict[tuple[Any, ...], Mapped] = {}
+        self._doubted: dict[str, float] = {}
 
     def check(self, tables: Sequence[str] = ()) -> list[Finding]:
         """Reachable, not read-only, all privileges that writing needs; `tables` are those that mappings write to."""
@@ -153,7 +157,7 @@ class PostgresSink:
                 raise ValueError("a batch that writes rows must move offsets: nothing else fences it")
             return
         try:
-            self._transact(batch, plan(batch.writes, self._way))
+            self._attempt(batch)
         except _StepFailed as failed:
             vacate = failed.error.sqlstate == _UNIQUE and any(
                 self._way(write).statements.vacate for write in batch.writes
@@ -164,6 +168,28 @@ class PostgresSink:
                 self._transact(batch, plan(batch.writes, self._way, vacate=vacate))
             except _StepFailed as again:
                 raise classify(again.error, self._where(again.step), of_row=True) from again.error
+
+    def _attempt(self, batch: SinkBatch) -> None:
+        """Rely on what events say about their rows; where it does not hold, do it again by asking the table.
+
+        The table's key refuses a row that is not new, and counting finds one that is not there: nothing is committed
+        before either is known.
+        """
+        work = plan(batch.writes, self._way, tells=self._tells)
+        try:
+            self._transact(batch, work)
+        except _StepFailed as failed:
+            if not work.told or isinstance(classify(failed.error, self._who, of_row=True), Unavailable):
+                raise
+        except _RowsMissing:
+            pass
+        else:
+            return
+        self._doubted |= dict.fromkeys(work.told, time.monotonic() + DOUBT_SECONDS)
+        self._transact(batch, plan(batch.writes, self._way))
+
+    def _tells(self, write: TableWrite) -> bool:
+        return self._doubted.get(write.pipeline, 0.0) <= time.monotonic()
 
     def find_parked(
         self, pipelines: Sequence[str], *, closed: bool = False, records: bool = False, seqs: Sequence[int] = ()
@@ -333,6 +359,8 @@ class PostgresSink:
                 with cursor.copy(copy_stage(work.width)) as copy:
                     copy.write(work.data)
             self._run(connection, batch.offsets, work.steps)
+            for step in work.copies:
+                self._copy(cursor, step)
             if batch.parked:
                 self._parked.store(cursor, batch.parked)
             failpoint("before_commit")
@@ -360,8 +388,7 @@ class PostgresSink:
         try:
             with connection.pipeline():
                 moved.execute(self._offsets.advance, advance_parameters(offsets), prepare=True)
-                if steps:
-                    RawCursor(connection).execute("set constraints all deferred", prepare=False)
+                RawCursor(connection).execute("set constraints all deferred", prepare=False)
                 for cursor, step in zip(cursors, steps, strict=True):
                     cursor.execute(step.sql, step.parameters, prepare=False)
         except psycopg.Error as error:
@@ -373,6 +400,18 @@ class PostgresSink:
             if moved.pgresult is None or done == len(steps) or connection.closed:
                 raise failed
             raise _StepFailed(failed, steps[done])
+        for cursor, step in zip(cursors, steps, strict=True):
+            if step.rows not in (None, cursor.rowcount):
+                raise _RowsMissing
+
+    def _copy(self, cursor: RawCursor[tuple[Any, ...]], step: Copy) -> None:
+        try:
+            with cursor.copy(step.sql) as copy:
+                copy.write(step.data)
+        except psycopg.Error as error:
+            if cursor.connection.closed:
+                raise
+            raise _StepFailed(error, step) from error
 
     def _roll_back(self) -> None:
         connection = self._open_connection
@@ -395,7 +434,7 @@ class PostgresSink:
         self._forget()
         return True
 
-    def _where(self, step: Step) -> str:
+    def _where(self, step: Step | Copy) -> str:
         return f"{self._who}, {step.write.pipeline} into {step.write.table}"
 
     @contextmanager
@@ -411,8 +450,12 @@ _LOCK_CREATE = 0x73796E63
 """Advisory lock under which own tables are created: two workers that create one at once would both fail."""
 
 
+class _RowsMissing(Exception):
+    """Rows that were said to be in the table are not."""
+
+
 class _StepFailed(Exception):
-    def __init__(self, error: psycopg.Error, step: Step) -> None:
+    def __init__(self, error: psycopg.Error, step: Step | Copy) -> None:
         super().__init__(str(error))
         self.error = error
         self.step = step

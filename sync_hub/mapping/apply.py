@@ -150,7 +150,8 @@ class CompiledMapping:
                 try:
                     if included is None or included(row) is True:
                         key, values = key_of(event.key), values_of(row)  # type: ignore[arg-type]  # without a key it is a TypeError
-                        changes.append(RowChange("upsert", key, self._spelled(values, key) if respelled else values))
+                        values = self._spelled(values, key) if respelled else values
+                        changes.append(RowChange("upsert", key, values, None, event.operation))
                         sources.append(index)
                         continue
                 except (Rejected, KeyError, *_WRONG_VALUES):
@@ -228,7 +229,7 @@ class CompiledMapping:
             if self.condition is not None and self.condition.run(row) is not True:
                 return self._removal(event)
             key = self._event_key(event)
-            return RowChange("upsert", key, self._spelled(self._values(row), key))
+            return RowChange("upsert", key, self._spelled(self._values(row), key), operation=event.operation)
         except KeyError:
             return self._incomplete(event, row)
         except (Rejected, *_WRONG_VALUES) as error:

@@ -323,11 +323,13 @@ def _merged(previous: RowChange, change: RowChange) -> RowChange | None:
         if previous.kind in {"delete", "mark"}:
             return previous if previous.kind == "delete" else None
         values = tuple(old if new is ABSENT else new for old, new in zip(previous.values, change.values, strict=True))
-        return RowChange(previous.kind, change.key, values)
+        return RowChange(previous.kind, change.key, values, operation=previous.operation)
     if change.kind == "mark":
         return change if previous.kind == "mark" else None
     if change.kind == "upsert":
-        return None if previous.kind == "mark" else change
+        if previous.kind == "mark":
+            return None
+        return change if previous.operation == change.operation else replace(change, operation=previous.operation)
     return change
 
 

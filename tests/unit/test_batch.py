@@ -14,6 +14,7 @@ from sync_hub.model import (
     ABSENT,
     ChangeEvent,
     Offset,
+    Operation,
     Record,
     RowChange,
     TopicPartition,
@@ -228,6 +229,27 @@ def test_coalesced_changes_end_as_the_changes_one_by_one(changes: list[RowChange
         for change in layer:
             applied(together, change)
     assert together == one_by_one
+
+
+@given(CHANGES, st.sets(KEYS))
+def test_what_coalesced_upserts_tell_of_their_rows_is_true(changes: list[RowChange], existing: set[int]) -> None:
+    state = {(key,): [-1, -1, None] for key in existing}
+    told = []
+    before = {key: list(row) for key, row in state.items()}
+    for change in changes:
+        operation: Operation = "update" if change.key in state else "create"
+        told.append(msgspec.structs.replace(change, operation=operation) if change.kind == "upsert" else change)
+        applied(state, change)
+    for layer in coalesce(told):
+        for change in layer:
+            assert change.operation in ("", "update" if change.key in before else "create")
+            applied(before, change)
+
+
+@pytest.mark.parametrize("others", [["update"], ["update", "update"]])
+def test_a_row_that_was_created_and_then_updated_is_new(others: list[Operation]) -> None:
+    changes = [RowChange("upsert", (1,), (1, place), operation=one) for place, one in enumerate(["create", *others])]
+    assert coalesce(changes) == [[RowChange("upsert", (1,), (1, len(others)), operation="create")]]
 
 
 def test_an_event_with_absent_columns_never_replaces_one_that_has_them() -> None:

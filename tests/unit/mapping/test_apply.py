@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sync_hub.errors import ConfigError, Rejected
 from sync_hub.mapping.apply import compile_mapping
-from sync_hub.model import ABSENT, Column, RowChange, Table
+from sync_hub.model import ABSENT, Column, Operation, RowChange, Table
 from tests.unit.mapping.conftest import ITEMS, bundle, change, compiled
 
 BASE = "key: [id]\nfields:\n  id: id\n  label: upper(name)\n  price: price\n"
@@ -27,9 +28,12 @@ def only(mapping: Any, event: Any) -> RowChange:
 
 
 @pytest.mark.parametrize("operation", ["create", "update", "read"])
-def test_a_whole_row_is_an_upsert_of_all_columns(operation: str) -> None:
-    found = only(compiled(BASE), change(operation, {"id": 7, "name": "lamp", "price": "1.50"}))
-    assert found == RowChange("upsert", (7,), (7, "LAMP", "1.50"))
+@pytest.mark.parametrize("version", ["v", ""])
+def test_a_whole_row_is_an_upsert_of_all_columns_and_tells_what_its_event_did(
+    operation: Operation, version: str
+) -> None:
+    event = msgspec.structs.replace(change(operation, {"id": 7, "name": "lamp", "price": "1.50"}), version=version)
+    assert only(compiled(BASE), event) == RowChange("upsert", (7,), (7, "LAMP", "1.50"), operation=operation)
 
 
 def test_order_and_sources_are_kept_and_rejected_events_stand_apart() -> None:
@@ -118,7 +122,7 @@ def test_the_key_is_the_events_canonical_key_not_the_rows_spelling() -> None:
     table = Table("public", "items", (Column("id", "numeric", nullable=False), Column("name", "text")), key=("id",))
     mapping = compiled("key: [id]\ncopy: [id, name]\n", table=table)
     found = only(mapping, change("update", {"id": "1.50", "name": "x"}, key={"id": "1.5"}))
-    assert found == RowChange("upsert", ("1.5",), ("1.50", "x"))
+    assert found == RowChange("upsert", ("1.5",), ("1.50", "x"), operation="update")
     assert only(mapping, change("delete", key={"id": "1.5"})).key == found.key
 
 

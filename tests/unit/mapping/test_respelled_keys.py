@@ -59,7 +59,7 @@ def test_a_key_kept_as_text_is_written_as_the_event_spells_it(type_name: str, ro
     mapping = fitted(PLAIN, source(type_name), target("text"))
     whole = change("update", {"k": row, "note": "n"}, key={"k": event})
     assert mapping.respells
-    assert repr(only(mapping, whole)) == repr(RowChange("upsert", (event,), (event, "n")))
+    assert repr(only(mapping, whole)) == repr(RowChange("upsert", (event,), (event, "n"), operation="update"))
     partial = change("update", {"k": row}, key={"k": event}, unchanged=("note",))
     assert repr(only(mapping, partial)) == repr(RowChange("update", (event,), (event, ABSENT)))
     assert repr(mapping.map_row({"k": row, "note": "n"}, {"k": event})) == repr((event, "n"))
@@ -102,7 +102,7 @@ def test_arrays_that_a_target_keeps_as_text_are_respelled_although_their_element
 def test_an_expression_over_such_a_column_is_computed_from_the_events_key() -> None:
     mapping = fitted(EXPRESSION, source("numeric(6,2)"), target("text"))
     whole = change("create", {"k": "7.50", "note": "n"}, key={"k": "7.5"})
-    assert only(mapping, whole) == RowChange("upsert", ("no 7.5",), ("no 7.5", "n"))
+    assert only(mapping, whole) == RowChange("upsert", ("no 7.5",), ("no 7.5", "n"), operation="create")
     assert only(mapping, change("delete", key={"k": "7.5"})).key == ("no 7.5",)
     assert mapping.map_row({"k": "7.50", "note": "n"}, {"k": "7.5"}) == ("no 7.5", "n")
     assert mapping.map_row({"k": "7.50", "note": "n"}) == ("no 7.50", "n")
@@ -117,13 +117,13 @@ def test_only_the_keys_own_columns_are_respelled() -> None:
     mapping = fitted(body, table, taken)
     row = {"shop": 1, "k": "7.50", "size": "P1M"}
     found = only(mapping, change("update", row, key={"shop": 1, "k": "7.5"}))
-    assert found == RowChange("upsert", ("7.5", 1), ("P1M", 1, "7.50", "7.5", "erp"))
+    assert found == RowChange("upsert", ("7.5", 1), ("P1M", 1, "7.50", "7.5", "erp"), operation="update")
 
 
 def test_rows_of_a_foreign_topic_keep_the_spelling_of_its_keys() -> None:
     mapping = fitted(PLAIN, source("numeric(6,2)"), target("text"))
     found = only(mapping, change("create", {"k": "7.50", "note": "n"}, key={"k": "7.50"}, version=""))
-    assert found == RowChange("upsert", ("7.50",), ("7.50", "n"))
+    assert found == RowChange("upsert", ("7.50",), ("7.50", "n"), operation="create")
 
 
 def test_fitting_another_table_or_none_leaves_rows_and_hash_as_they_are() -> None:
