@@ -163,13 +163,10 @@ class Databases:
     def difference(self) -> str:
         """What differs between source and targets, by row counts and checksums of their text; empty: nothing."""
         for table in self.tables:
-            sql = (
-                "select count(*), coalesce(sum(hashtextextended(r::text, 0)), 0)::text "
-                f"from (select {table.names} from {table.name}) r"
-            ).encode()
-            there = self.source.execute(sql).fetchone()
+            total = "select count(*), coalesce(sum(hashtextextended(r::text, 0)), 0)::text from "
+            there = self.source.execute(f"{total} (select {table.view} from {table.name}) r".encode()).fetchone()
             for number, target in enumerate(self.targets, 1):
-                here = target.execute(sql).fetchone()
+                here = target.execute(f"{total} (select {table.names} from {table.name}) r".encode()).fetchone()
                 if here != there:
                     return f"{table.name} in target {number}: {here}, at the source: {there} (rows, checksum)"
         return ""
@@ -229,7 +226,7 @@ class Arrival:
 def copy_over(table: Table, source_dsn: str, target_dsn: str) -> None:
     """`COPY (select) | COPY` between two servers."""
     shell(
-        f"{PSQL} {source_dsn} -c 'copy (select {table.names} from {table.name}) to stdout'"
+        f"{PSQL} {source_dsn} -c 'copy (select {table.view} from {table.name}) to stdout'"
         f" | {PSQL} {target_dsn} -c 'copy {table.name} ({table.names}) from stdin'"
     )
 

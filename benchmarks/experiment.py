@@ -54,7 +54,7 @@ PLAN = [
     *_every("latency", "i1000 i5000", SUBJECTS),
     *_every("snapshot", "a", SUBJECTS),
     *_every("end-to-end", "f", ("confluent", "postgres", "debezium")),
-    *_every("end-to-end", "a10 g h1 h2 h4 h8", ("confluent",)),
+    *_every("end-to-end", "m a10 g h1 h2 h4 h8", ("confluent",)),
     *_every("verify", "a", ("confluent",)),
     *_every("scheduled", "a", ("confluent",)),
 ]
@@ -83,7 +83,8 @@ def planned(choice: Choice, able: Callable[[str], Iterable[str]]) -> list[Compar
     found = []
     for leg, name, names in plan:
         wanted = choice.subjects or [one for one in names if choice.peers or one not in PEERS]
-        chosen = tuple(one for one in wanted if leg in able(one))
+        computed = any(table.computed for table in WORKLOADS[name].tables)
+        chosen = tuple(one for one in wanted if leg in able(one) and (one in HUBS or not computed))
         if chosen:
             found.append(Comparison(leg, WORKLOADS[name], chosen, _rows(leg, WORKLOADS[name], choice.rows)))
     return found

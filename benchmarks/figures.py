@@ -71,19 +71,23 @@ class Comparison:
     workload: str
     asked_rows: int
     cells: dict[str, Cell] = field(default_factory=dict)
-    again: Cell | None = None
-    """The first subject's second series."""
+    """All runs of each subject."""
+    series: dict[tuple[str, str], Cell] = field(default_factory=dict)
+    """The same by subject and series, of which the first subject has two."""
 
     @property
     def origins(self) -> Counter[str]:
         """Those of all its runs."""
-        return sum((cell.origins for cell in (*self.cells.values(), self.again) if cell), Counter())
+        return sum((cell.origins for cell in self.cells.values()), Counter())
+
+    @property
+    def twice(self) -> str:
+        """The subject with two series; empty: none has."""
+        return next((name for name, series in self.series if series == AGAIN and (name, "") in self.series), "")
 
     def noise(self, metric: str) -> float | None:
         """What the medians of the two series of the same subject differ by, as a part of their mean."""
-        if self.again is None or self.again.subject not in self.cells:
-            return None
-        one, other = self.cells[self.again.subject].median(metric), self.again.median(metric)
+        one, other = (self.series[self.twice, part].median(metric) if self.twice else None for part in ("", AGAIN))
         return abs(one - other) / ((one + other) / 2) if one and other else None
 
 
@@ -93,11 +97,9 @@ def comparisons(results: Sequence[Mapping[str, Any]]) -> list[Comparison]:
     for result in results:
         key = (result["leg"], result["workload"], result["asked_rows"])
         one = found.setdefault(key, Comparison(*key))
-        if result["series"] == AGAIN:
-            one.again = one.again or Cell(result["subject"])
-            one.again.add(result)
-        else:
-            one.cells.setdefault(result["subject"], Cell(result["subject"])).add(result)
+        subject, series = result["subject"], result["series"]
+        one.cells.setdefault(subject, Cell(subject)).add(result)
+        one.series.setdefault((subject, series), Cell(subject)).add(result)
     for one in found.values():
         one.cells = {name: one.cells[name] for name in SUBJECTS if name in one.cells}
     return list(found.values())

@@ -16,7 +16,7 @@ from benchmarks.processes import Usage, usage
 from benchmarks.subjects import PARTS
 from benchmarks.topics import BrokerTopics, KafkaTopics, Topics, difference
 from benchmarks.waiting import Failed, wait_until
-from benchmarks.workloads import Events
+from benchmarks.workloads import Events, Table
 from sync_hub import settings as configuration
 from sync_hub.runtime.pipelines import register
 from sync_hub.runtime.worker import names as worker_names
@@ -37,7 +37,7 @@ mapping: {target}_{table}
 from: {{source: {source}, table: public.{table}}}
 to: {{target: {target}, table: {table}}}
 key: [{key}]
-copy: all
+{columns}
 """
 STOP_SECONDS = 15
 WORKERS = 2
@@ -97,7 +97,9 @@ class HubSession:
         made = self.databases
         (self.folder / "mappings" / "all.yaml").write_text(
             "".join(
-                MAPPING.format(target=target, table=table.name, source=made.name, key=table.key)
+                MAPPING.format(
+                    target=target, table=table.name, source=made.name, key=table.key, columns=_columns(table)
+                )
                 for target in self._targets
                 for table in made.tables
             )
@@ -232,3 +234,11 @@ class HubSession:
     def _last_line(self) -> str:
         lines = (self.folder / "hub.log").read_text(errors="replace").strip().splitlines()
         return lines[-1][-400:] if lines else "it said nothing"
+
+
+def _columns(table: Table) -> str:
+    computed = dict(table.computed)
+    if not computed:
+        return "copy: all"
+    copied = ", ".join(name for name, _ in table.columns if name not in computed)
+    return "\n".join([f"copy: [{copied}]", "fields:", *(f"  {name}: \"{sql}\"" for name, sql in table.computed)])

@@ -27,6 +27,11 @@ def usage(pids: Iterable[int]) -> Usage:
     return sum((_one(pid) for pid in pids), Usage())
 
 
+def forget_peak(pid: int) -> None:
+    """Count the most memory of a process from now on (proc(5), `clear_refs`)."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
 def _one(pid: int) -> Usage:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()

@@ -17,22 +17,24 @@ from benchmarks.verdicts import Verdict, verdicts
 
 PLACE = "## What was measured\n"
 PREAMBLE = """
-- Every figure is the median of its runs; in brackets the smallest and the largest. Runs of the subjects take turns.
+- Every figure is the median of its runs; in brackets the smallest and the largest. Runs of the subjects take turns; the
+  first subject of a comparison has two series, and the figures of both.
 - A figure counts when all rows have arrived and are equal: by counts and checksums of both databases, for capture by
   counting the topic's records, finding every key that was changed, and comparing each key's last state with the source.
   What failed is printed as failed; a goal is not reached when more than half of the runs of a side failed.
 - What was measured on several commits says on which; a goal says so when its sides are of different ones.
-- *Noise* is how far the medians of two series of the same subject, measured in turn with the others, lie apart:
-  differences below it mean nothing.
+- Noise shows in the brackets, and in how far the medians of the two series of one subject lie apart. Smaller differences
+  between subjects mean nothing.
 - The clock runs from the answer to START_REPLICATION (capture, end to end), from the target's first rows (deliver), or
   from when reading of existing rows has begun (snapshot): starting interpreters and virtual machines is left out.
   Debezium's sinks run before its source is read.
 - CPU and memory are those of the subject's own processes: user and system time; VmHWM, in sum. Memory of one Connect
-  worker is that of its whole JVM.
-- Autovacuum is off on both servers. `confluent`, `kafka-python`, `embedded`: the hub, named after its broker client.
-- Servers are warm: the first three runs on a new virtual machine do not count.
+  worker is that of its whole JVM, which keeps the heap that it once had: each run begins with what runs before it took.
+- The hub's views are plain copies (`copy: all`), but for workload m. One Kafka broker, so one replica; all is on one
+  machine, without TLS. Autovacuum is off on both servers. `confluent`, `kafka-python`, `embedded`: the hub, named after its broker client.
+- The first three runs with a new Kafka or Connect do not count: their virtual machines get faster for minutes.
 - `debezium` captures alone as JSON without schemas, the fastest it has; the JDBC sink needs schemas, so all other legs
-  have them. One Connect worker (-Xmx2g) runs source and sink connectors, with the settings their documentation advises.
+  have them. Its producer lingers 20 ms, for latency not at all. One Connect worker (-Xmx2g) runs source and sink connectors, with the settings their documentation advises.
 - `postgres` is PostgreSQL's own logical replication with its defaults: it applies large transactions while it reads
   them.
 - pgbench_history (workload d) has no key: it is written, but neither captured nor compared.
@@ -119,9 +121,7 @@ def _origins(one: Comparison) -> str:
     """On which commit a comparison was measured; when on several, which subject on which."""
     if len(one.origins) == 1:
         return f"Measured on commit {next(iter(one.origins))}."
-    cells = [*((cell.subject, cell) for cell in one.cells.values())]
-    cells += [(f"{one.again.subject}, second series", one.again)] if one.again else []
-    return f"Measured on commits: {'; '.join(f'{name} {_mixed(cell)}' for name, cell in cells)}."
+    return f"Measured on commits: {'; '.join(f'{name} {_mixed(cell)}' for name, cell in one.cells.items())}."
 
 
 def _mixed(cell: Cell) -> str:
@@ -170,8 +170,8 @@ def _table(one: Comparison) -> str:
         values = [_told(cell, metric) for metric in main]
         values += ["–" if ratio is None else f"{ratio:.2f}" for ratio in ratios(one, cell, against, main[0])]
         lines.append(f"| {' | '.join([cell.subject, *values, _told(cell, CPU), _told(cell, MEMORY), _proof(cell)])} |")
-    if (noise := one.noise(main[0])) is not None and one.again is not None:
-        lines.append(f"\nNoise, from two series of {one.again.subject}: {100 * noise:.1f} %.")
+    if (noise := one.noise(main[0])) is not None:
+        lines.append(f"\nThe medians of the two series of {one.twice} differ by {100 * noise:.1f} %.")
     for cell in one.cells.values():
         if cell.other:
             told = ", ".join(

@@ -33,11 +33,19 @@ class Table:
     columns: tuple[tuple[str, str], ...]
     key: str = "id"
     last_rows: int = 100
+    computed: tuple[tuple[str, str], ...] = ()
+    """What a view has in some columns instead of their values, in SQL."""
 
     @property
     def names(self) -> str:
         """Its columns, for a select."""
         return ", ".join(name for name, _ in self.columns)
+
+    @property
+    def view(self) -> str:
+        """What a view has of it, for a select."""
+        computed = dict(self.computed)
+        return ", ".join(f"{computed[name]} as {name}" if name in computed else name for name, _ in self.columns)
 
     def ddl(self, extra: str = "") -> str:
         """`create table`, with a further column at its end."""
@@ -99,6 +107,16 @@ n, 'First' || n, 'Last' || n, 'first.last' || n || '@example.com', '+64 21 ' || 
 'Some notes about customer number ' || n, clock_timestamp(), clock_timestamp()
 """
 CUSTOMERS = Table("customers", CUSTOMER_COLUMNS)
+MAPPED = Table(
+    "customers",
+    CUSTOMER_COLUMNS,
+    computed=(
+        ("last_name", "concat_ws(' ', first_name, last_name)"),
+        ("email", "lower(email)"),
+        ("phone", "replace(phone, ' ', '')"),
+        ("notes", "case when balance >= 10000 then 'gold' else 'standard' end"),
+    ),
+)
 SPREAD = tuple(Table(f"customers_{number:03}", CUSTOMER_COLUMNS, last_rows=5) for number in range(TABLES))
 KINDS = {
     "text": "'text of ' || n",
@@ -256,11 +274,12 @@ def _workloads() -> Sequence[Workload]:
         Workload("a", "inserts, 11 columns, 1,000 rows a transaction", one, insert),
         Workload("a10", "the same, ten times the backlog", one, insert, rows=3_000_000, scale=10),
         Workload("b", "one update of all rows", one, update, existing=customers),
+        Workload("m", "as a, through a mapping with four expressions", (MAPPED,), insert),
         Workload("c", "60 % updates, 25 % inserts, 15 % deletes", one, mixed, customers, procedures=(MIXED,)),
         Workload("d", "pgbench -s 20 (its history has no key: not captured)", PGBENCH, pgbench, pgbench_rows, 120_000),
         Workload("e", "one transaction of all inserts", one, insert_at_once, rows=1_000_000),
         Workload("f", "200 tables", SPREAD, spread, procedures=(SPREAD_OUT,), partitions=1),
-        Workload("g", "60 columns", (WIDE,), wide, rows=60_000),
+        Workload("g", "60 columns", (WIDE,), wide, rows=120_000),
         *(
             Workload(
                 f"h{targets}", f"{targets} target{'s' * (targets > 1)}", one, insert, rows=100_000, targets=targets

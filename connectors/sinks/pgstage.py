@@ -1,7 +1,8 @@
-"""Rows as COPY text for the one staging table of a session. Pure: values in, bytes out.
+"""Rows as COPY text, for the one staging table of a session or for their own. Pure: values in, bytes out.
 
-One text column a value, whatever its type: the server casts (`pgstatements`). A row's `m` is the number, within the
-batch, of the statement that takes it. Works column by column, because most columns need neither conversion nor escape.
+Staged is one text column a value, whatever its type: the server casts (`pgstatements`). A row's `m` is the number,
+within the batch, of the statement that takes it. Works column by column, because most columns need neither conversion
+nor escape.
 """
 
 from __future__ import annotations

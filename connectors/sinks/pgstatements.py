@@ -1,7 +1,7 @@
 """The SQL of one mapping on one target table, from the staging table or without it. Pure: descriptions in, text out.
 
-Every statement takes the number of its staged rows as `$1`. Values are staged as text, and cast here to the column's
-type *without* its length: an explicit cast to `varchar(5)` would cut silently, an assignment refuses what is too long.
+A statement on staged rows takes their number as `$1`. Values are staged as text, and cast here to the column's type
+*without* its length: an explicit cast to `varchar(5)` would cut silently, an assignment refuses what is too long.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Final
 
+from connectors.pgtypes import base_name
 from connectors.postgresql import quote, quote_table
 from connectors.sinks.changes import FLAG_PREFIX, flag_column
 from connectors.sinks.pgstage import STAGE
@@ -25,10 +26,15 @@ _BYTEWISE: Final = frozenset(
     ("smallint", "integer", "bigint", "uuid", "date", "oid", "boolean", "bytea", "timestamp with time zone", "inet")
 )
 """Types whose equal values look equal: a row found by such a key need not have the key written again."""
-
-
 _BEFORE_ROW_INSERT: Final = 1 | 2 | 4
 """Bits of `pg_trigger.tgtype`, from PostgreSQL's `catalog/pg_trigger.h`: for each row, before, insert."""
+_READ_ALIKE: Final = _BYTEWISE | {
+    *("numeric", "real", "double precision", "text", "character varying", "character", "bpchar", "enum"),
+    *("timestamp without time zone", "time without time zone", "time with time zone", "json", "jsonb", "bit"),
+    *("bit varying", "cidr", "macaddr", "name", "money"),
+}
+"""Types whose input takes a text as casting it and then assigning it does; `interval hour` reads `5` as hours."""
+_QUOTE: Final = "'"
 
 
 def cast_type(column: Column) -> str:
@@ -83,14 +89,64 @@ class Statements:
 
     @cached_property
     def copy(self) -> str:
-        """Copy new rows straight into the table. Empty: it has parts that other mappings write.
+        """Copy new rows straight into the table, as `pgstage.copy_rows` has them; `guard_new` comes first.
 
-        As other inserts it fires triggers, and gives identities our values; `pgstage` has the text of the rows.
+        Empty: other mappings write parts of the rows, or COPY may read the text of a value otherwise than a cast.
         """
-        if self._flag or self._needs_columns_of_others:
+        alike = all(base_name(column.type.removesuffix("[]")) in _READ_ALIKE for column in self.columns)
+        if self._flag or self._needs_columns_of_others or not alike:
             return ""
         given = _list(column.name for column in self.columns if not column.generated)
         return f"copy {self.name} ({given}) from stdin (format text, encoding 'UTF8')"
+
+    @cached_property
+    def update_known(self) -> str:
+        """Update whole rows that are there; `guard_known` comes first.
+
+        Empty: nothing to set, or other mappings write parts of the rows.
+        """
+        return "" if self._flag else self.update(range(len(self.columns)))
+
+    @cached_property
+    def lock(self) -> str:
+        """Nobody changes the table until the transaction ends: what a guard has found stays so."""
+        return f"lock table only {self.name} in row exclusive mode"
+
+    @cached_property
+    def guard_new(self) -> str:
+        """Finds one row when COPY does what an upsert of rows that are not there does.
+
+        The key is unique, at once and in all rows, and no rule stands in for an insert or update: COPY knows none.
+        """
+        names = ", ".join(f"'{name.replace(_QUOTE, 2 * _QUOTE)}'" for name in sorted(self._write.key))
+        columns = (
+            'select attname::text collate "C" from pg_attribute where attrelid = t.oid '
+            "and attnum = any ((i.indkey::int2[])[0:i.indnkeyatts - 1]) order by 1"
+        )
+        return (
+            f"select from pg_class t where t.oid = {self._regclass} and exists ("
+            "select from pg_index i where i.indrelid = t.oid and i.indisunique and i.indimmediate and i.indisvalid "
+            f"and i.indpred is null and not i.indisexclusion and array({columns}) = array[{names}]::text[]"
+            ") and not exists (select from pg_rewrite where ev_class = t.oid and ev_type in ('2', '3'))"
+        )
+
+    @cached_property
+    def guard_known(self) -> str:
+        """As `guard_new`, when an update does what an upsert of rows that are there does.
+
+        No trigger sees rows before they are inserted, because an upsert assigns what it makes of them; and no tables
+        inherit from this one, whose rows may have the same keys.
+        """
+        parts = "select t.oid union all select relid from pg_partition_tree(t.oid)"
+        before = f"tgtype & {_BEFORE_ROW_INSERT} = {_BEFORE_ROW_INSERT} and tgenabled <> 'D'"
+        return (
+            f"{self.guard_new} and not exists (select from pg_trigger where tgrelid in ({parts}) and {before}) "
+            "and not (t.relkind = 'r' and t.relhassubclass)"
+        )
+
+    @property
+    def _regclass(self) -> str:
+        return f"'{self.name.replace(_QUOTE, 2 * _QUOTE)}'::regclass"
 
     @cached_property
     def vacate(self) -> str:
@@ -119,25 +175,6 @@ class Statements:
         assigned = self._assigned(present)
         mine = f" and t.{quote(self._flag)}" if self._flag else ""
         return self._update(assigned, self._matches(self._key_places) + mine) if assigned else ""
-
-    @cached_property
-    def update_known(self) -> str:
-        """Update whole rows that are there. Empty: nothing to set, or other mappings write the same rows.
-
-        Finds none where a trigger sees rows before they are inserted, because an upsert assigns what it makes of them;
-        nor where tables inherit from this one, whose rows may have the same keys.
-        """
-        whole = self.update(range(len(self.columns)))
-        if not whole or self._flag:
-            return ""
-        table = "'{}'::regclass".format(self.name.replace("'", "''"))
-        parts = f"array(select {table}::oid union all select relid::oid from pg_partition_tree({table}))"
-        trigger = f"tgrelid = any ({parts}) and tgtype & {_BEFORE_ROW_INSERT} = {_BEFORE_ROW_INSERT}"
-        parent = f"oid = {table} and relkind = 'r' and relhassubclass"
-        return (
-            f"{whole} and not exists (select from pg_trigger where {trigger})"
-            f" and not exists (select from pg_class where {parent})"
-        )
 
     @cached_property
     def mark(self) -> str:

@@ -12,47 +12,38 @@ from connectors.sinks.pgstage import Convert, Staging, copy_rows
 from connectors.sinks.pgstatements import Statements
 from sync_hub.model import Column, Table, TableWrite
 
-FEWEST_TOLD: Final = 200
-"""How many rows have to be new, or known, for a way of their own: its round trip, or its plan, costs as much as 70."""
-
-_PLACE: Final = {"create": 0, "read": 0, "update": 1, "": 2}
-"""Where, in `Told`, a row goes by what its event did at the source."""
+FEWEST_NEW: Final = 200
+"""So many new rows are worth a COPY of their own: it takes two round trips more."""
+FEWEST_KNOWN: Final = 1000
+"""So many known rows are worth an update of their own: its plan, a join, takes longer to make than an upsert's."""
 
 Rows = list[tuple[Any, ...]]
 
 
 class Step(NamedTuple):
-    """One statement of a transaction, and the table and mapping it is for.
+    """One statement of a transaction, and the table and mapping it is for; a COPY where it has `data`.
 
-    `rows`: how many it has to find, where what events say is relied on.
+    `expected`: how many rows it has to find, where what events say is relied on.
     """
 
     write: TableWrite
     sql: str
-    parameters: tuple[Any, ...]
-    rows: int | None = None
-
-
-class Copy(NamedTuple):
-    """New rows that are copied straight into a table."""
-
-    write: TableWrite
-    sql: str
-    data: bytes
+    parameters: tuple[Any, ...] = ()
+    expected: int | None = None
+    data: bytes = b""
 
 
 class Work(NamedTuple):
-    """All that one transaction does besides moving offsets: fill the staging table, take these steps, then copy."""
+    """All that one transaction does besides moving offsets: fill the staging table, then these steps, in order."""
 
     data: bytes
     width: int
     steps: list[Step]
-    copies: list[Copy]
 
     @property
     def told(self) -> set[str]:
         """The pipelines whose events are relied on to know which rows are in the table."""
-        return {copy.write.pipeline for copy in self.copies} | {step.write.pipeline for step in self.steps if step.rows}
+        return {step.write.pipeline for step in self.steps if step.expected is not None}
 
 
 class Told(NamedTuple):
@@ -108,23 +99,23 @@ def plan(
     mapped: Callable[[TableWrite], Mapped],
     *,
     vacate: bool = False,
-    tells: Callable[[TableWrite], bool] = lambda _: False,
+    tells: Callable[[TableWrite], bool] | None = None,
 ) -> Work:
     """Work out one transaction. Raises `Rejected` for a value that no PostgreSQL column could take.
 
     `vacate`: whole rows first give up unique values that they are to lose. `tells`: whether what the events of a write
-    say about its rows is relied on. Many new rows are then copied straight into the table, and many known ones updated
-    without asking whether they are there, each at half and at seven eighths of an upsert's cost.
+    say about its rows is relied on (ADR 18): many new rows are then copied straight into the table, and many known ones
+    updated without asking whether they are there.
     """
     staging = Staging()
     steps: list[Step] = []
-    copies: list[Copy] = []
     for write in writes:
         way = mapped(write)
         steps += _truncate(write, way)
         changes = by_kind(write)
-        told = _told(write, way) if tells(write) else Told([], [], changes.upserts)
-        for rows, converts, statements, found in (
+        told = Told([], [], changes.upserts) if tells is None or not tells(write) else _told(write, way)
+        steps += _guards(write, way, told)
+        for rows, converts, statements, expected in (
             (changes.deletes, way.deleted, way.statements.delete if changes.deletes else [], None),
             (changes.marks, way.marked, [way.statements.mark] if changes.marks else [], None),
             *((rows, way.values, [way.update(present)], None) for present, rows in changes.updates.items()),
@@ -133,10 +124,10 @@ def plan(
         ):
             if rows and any(statements):
                 number = staging.add(rows, converts)
-                steps += [Step(write, sql, (number,), rows=found) for sql in statements if sql]
+                steps += [Step(write, sql, (number,), expected) for sql in statements if sql]
         if told.new:
-            copies.append(Copy(write, way.statements.copy, copy_rows(told.new, way.copied)))
-    return Work(staging.data(), staging.width, steps, copies)
+            steps.append(Step(write, way.statements.copy, data=copy_rows(told.new, way.copied)))
+    return Work(staging.data(), staging.width, steps)
 
 
 def _told(write: TableWrite, way: Mapped) -> Told:
@@ -144,10 +135,27 @@ def _told(write: TableWrite, way: Mapped) -> Told:
     told = Told([], [], [])
     for change in write.changes:
         if change.kind == "upsert":
-            told[_PLACE[change.operation]].append(change.values)
-    new = told.new if way.statements.copy and len(told.new) >= FEWEST_TOLD else []
-    known = told.known if way.statements.update_known and len(told.known) >= FEWEST_TOLD else []
+            match change.operation:
+                case "create" | "read":
+                    told.new.append(change.values)
+                case "update":
+                    told.known.append(change.values)
+                case _:
+                    told.others.append(change.values)
+    new = told.new if way.statements.copy and len(told.new) >= FEWEST_NEW else []
+    known = told.known if way.statements.update_known and len(told.known) >= FEWEST_KNOWN else []
     return Told(new, known, [*told.others, *([] if known else told.known), *([] if new else told.new)])
+
+
+def _guards(write: TableWrite, way: Mapped, told: Told) -> list[Step]:
+    """The table stays as it is, and is one that can be relied on."""
+    if told.known:
+        guard = way.statements.guard_known
+    elif told.new:
+        guard = way.statements.guard_new
+    else:
+        return []
+    return [Step(write, way.statements.lock), Step(write, guard, expected=1)]
 
 
 def _truncate(write: TableWrite, way: Mapped) -> list[Step]:

@@ -1,4 +1,4 @@
-"""A PostgreSQL target: in one transaction COPY into a staging table, a pipeline of statements, COPY of new rows."""
+"""A PostgreSQL target: rows pass through one staging table, or go straight into theirs, in one transaction a batch."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from connectors import pgcatalog
 from connectors.postgresql import COPY_KIND, classify, connect, quote, quote_table
 from connectors.sinks import parked, pgcheck, pgcreate, pgread
 from connectors.sinks.changes import flag_column
-from connectors.sinks.pgoffsets import TABLE, Offsets, advance_parameters
+from connectors.sinks.pgoffsets import TABLE, Offsets
 from connectors.sinks.pgparked import ParkedRows
+from connectors.sinks.pgrun import NotAsTold, StepFailed, run
 from connectors.sinks.pgstage import Stage, copy_stage
-from connectors.sinks.pgwork import Copy, Mapped, Step, Work, plan
-from sync_hub.errors import Fatal, OffsetsMoved, Rejected, SyncHubError, Unavailable
+from connectors.sinks.pgwork import Mapped, Step, Work, plan
+from sync_hub.errors import Fatal, Rejected, SyncHubError, Unavailable
 from sync_hub.failpoints import failpoint
 from sync_hub.model import Column, Finding, Offset, Parked, RangeSum, RowBlock, SinkBatch, Table, TableWrite
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 DOUBT_SECONDS = 60.0
-"""How long a pipeline's rows are looked for, after what its events said of them did not hold once."""
+"""How long a pipeline's rows are looked for, after a batch in which its events were relied on had to be done again."""
 _UNIQUE = "23505"
 _CHANGED_TABLE = ("22", "23502", "428C9", "42")
 """SQLSTATEs that a changed target table may cause: it is looked up again before the row is blamed."""
@@ -158,7 +159,7 @@ class PostgresSink:
             return
         try:
             self._attempt(batch)
-        except _StepFailed as failed:
+        except StepFailed as failed:
             vacate = failed.error.sqlstate == _UNIQUE and any(
                 self._way(write).statements.vacate for write in batch.writes
             )
@@ -166,22 +167,21 @@ class PostgresSink:
                 raise classify(failed.error, self._where(failed.step), of_row=True) from failed.error
             try:
                 self._transact(batch, plan(batch.writes, self._way, vacate=vacate))
-            except _StepFailed as again:
+            except StepFailed as again:
                 raise classify(again.error, self._where(again.step), of_row=True) from again.error
 
     def _attempt(self, batch: SinkBatch) -> None:
-        """Rely on what events say about their rows; where it does not hold, do it again by asking the table.
-
-        The table's key refuses a row that is not new, and counting finds one that is not there: nothing is committed
-        before either is known.
-        """
+        """Rely on what events say about their rows; where that does not hold, or anything fails, look for each row."""
         work = plan(batch.writes, self._way, tells=self._tells)
         try:
             self._transact(batch, work)
-        except _StepFailed as failed:
+        except StepFailed as failed:
             if not work.told or isinstance(classify(failed.error, self._who, of_row=True), Unavailable):
                 raise
-        except _RowsMissing:
+        except Rejected:  # at the commit
+            if not work.told:
+                raise
+        except NotAsTold:
             pass
         else:
             return
@@ -207,7 +207,7 @@ class PostgresSink:
         connection, cursor = self._connection(), self._cursor()
         try:
             cursor.execute("begin isolation level read committed read write")
-            self._run(connection, [moved], [])
+            run(connection, self._who, self._offsets.advance, [moved], [])
             with cursor.copy(statement) as copy:
                 for data in block.data:
                     copy.write(data)
@@ -358,9 +358,7 @@ class PostgresSink:
             if work.data:
                 with cursor.copy(copy_stage(work.width)) as copy:
                     copy.write(work.data)
-            self._run(connection, batch.offsets, work.steps)
-            for step in work.copies:
-                self._copy(cursor, step)
+            run(connection, self._who, self._offsets.advance, batch.offsets, work.steps)
             if batch.parked:
                 self._parked.store(cursor, batch.parked)
             failpoint("before_commit")
@@ -380,39 +378,6 @@ class PostgresSink:
         except psycopg.Error as error:
             raise classify(error, self._who, of_row=True) from error
 
-    def _run(self, connection: Connection, offsets: list[tuple[Offset, Offset]], steps: list[Step]) -> None:
-        """Move the offsets and take all steps in one round trip. Offsets that moved outweigh a step that failed."""
-        moved: RawCursor[Any] = RawCursor(connection)
-        cursors = [RawCursor(connection) for _ in steps]
-        failed: psycopg.Error | None = None
-        try:
-            with connection.pipeline():
-                moved.execute(self._offsets.advance, advance_parameters(offsets), prepare=True)
-                RawCursor(connection).execute("set constraints all deferred", prepare=False)
-                for cursor, step in zip(cursors, steps, strict=True):
-                    cursor.execute(step.sql, step.parameters, prepare=False)
-        except psycopg.Error as error:
-            failed = error
-        if moved.pgresult is not None and moved.rowcount != len(offsets):
-            raise _moved(self._who, offsets)
-        if failed is not None:
-            done = sum(cursor.pgresult is not None for cursor in cursors)
-            if moved.pgresult is None or done == len(steps) or connection.closed:
-                raise failed
-            raise _StepFailed(failed, steps[done])
-        for cursor, step in zip(cursors, steps, strict=True):
-            if step.rows not in (None, cursor.rowcount):
-                raise _RowsMissing
-
-    def _copy(self, cursor: RawCursor[tuple[Any, ...]], step: Copy) -> None:
-        try:
-            with cursor.copy(step.sql) as copy:
-                copy.write(step.data)
-        except psycopg.Error as error:
-            if cursor.connection.closed:
-                raise
-            raise _StepFailed(error, step) from error
-
     def _roll_back(self) -> None:
         connection = self._open_connection
         if connection is None:
@@ -422,7 +387,7 @@ class PostgresSink:
         except psycopg.Error:
             connection.close()
 
-    def _has_changed(self, failed: _StepFailed) -> bool:
+    def _has_changed(self, failed: StepFailed) -> bool:
         """Whether the table differs from what the statement was made for; it is then described anew."""
         if not (failed.error.sqlstate or "").startswith(_CHANGED_TABLE):
             return False
@@ -434,7 +399,7 @@ class PostgresSink:
         self._forget()
         return True
 
-    def _where(self, step: Step | Copy) -> str:
+    def _where(self, step: Step) -> str:
         return f"{self._who}, {step.write.pipeline} into {step.write.table}"
 
     @contextmanager
@@ -448,26 +413,6 @@ class PostgresSink:
 
 _LOCK_CREATE = 0x73796E63
 """Advisory lock under which own tables are created: two workers that create one at once would both fail."""
-
-
-class _RowsMissing(Exception):
-    """Rows that were said to be in the table are not."""
-
-
-class _StepFailed(Exception):
-    def __init__(self, error: psycopg.Error, step: Step | Copy) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.step = step
-
-
-def _moved(who: str, offsets: list[tuple[Offset, Offset]]) -> OffsetsMoved:
-    names = sorted({old.pipeline for old, _ in offsets})
-    return OffsetsMoved(
-        "offsets_moved",
-        f"{who}: another worker has moved the offsets of {', '.join(names)}",
-        hint="they are loaded again; nothing was written",
-    )
 
 
 def _shape(table: Table) -> tuple[Any, ...]:

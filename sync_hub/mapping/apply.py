@@ -151,7 +151,7 @@ class CompiledMapping:
                     if included is None or included(row) is True:
                         key, values = key_of(event.key), values_of(row)  # type: ignore[arg-type]  # without a key it is a TypeError
                         values = self._spelled(values, key) if respelled else values
-                        changes.append(RowChange("upsert", key, values, None, event.operation))
+                        changes.append(RowChange("upsert", key, values, operation=event.operation))
                         sources.append(index)
                         continue
                 except (Rejected, KeyError, *_WRONG_VALUES):

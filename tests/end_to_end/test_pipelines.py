@@ -133,6 +133,19 @@ def test_two_workers_share_the_partitions_and_pass_a_truncate_together(lab: Lab)
     assert query(lab.target, "select count(*) from sync_hub_offsets where barrier <> ''") == [(0,)]
 
 
+def test_many_rows_created_and_some_of_them_deleted_in_one_transaction_end_as_each_mapping_says(lab: Lab) -> None:
+    """So many that they are copied straight into the views, where the deletes find them."""
+    counts = (
+        "select (select count(*) from t_delete where shop = 20), (select count(*) from t_keep where shop = 20), "
+        "count(*), count(gone) from t_set where shop = 20"
+    )
+    lab.settle()
+    with psycopg.connect(lab.source) as connection:
+        connection.execute("insert into orders select 20, n, n, null from generate_series(1, 3000) n")
+        connection.execute("delete from orders where shop = 20 and number::int % 50 = 0")
+    lab.until([(2940, 3000, 3000, 60)], counts)
+
+
 def test_two_mappings_write_one_table_and_own_their_columns(lab: Lab) -> None:
     people = "select id, name, owner from person order by id"
     execute(lab.source, "insert into accounts values (1, 'Ada', 1, 'x'), (2, 'Alan', 1, null), (3, null, 1, 'y')")
