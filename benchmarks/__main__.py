@@ -53,7 +53,8 @@ def _measure_and_report(given: argparse.Namespace) -> None:
     comparisons = planned(choice, ABLE.__getitem__)
     if not comparisons:
         raise Refused(
-            "nothing to measure: no chosen subject does a chosen leg on a chosen workload; see docs/performance.md"
+            "nothing to measure: no chosen subject does a chosen leg on a chosen workload; "
+            "latency has i1000 and i5000, other legs the others: see docs/performance.md"
         )
     _refuse_without_java(comparisons)
     out = given.out or RESULTS / time.strftime("%Y-%m-%d-%H%M%S")
@@ -153,17 +154,24 @@ def _positive(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--leg", action="append", choices=ALL_LEGS, help="repeatable; default: all")
-    parser.add_argument("--workload", action="append", choices=WORKLOADS, help="repeatable; default: those of the plan")
+    parser.add_argument("--leg", action="append", choices=ALL_LEGS, help="what to measure; repeatable; default: all")
+    parser.add_argument(
+        "--workload",
+        action="append",
+        choices=WORKLOADS,
+        help="of which changes; repeatable; default: those of the plan",
+    )
     parser.add_argument("--subject", action="append", choices=SUBJECTS, help="repeatable; default: hub and limits")
     parser.add_argument("--peers", action="store_true", help="with Debezium on Kafka Connect, fetched by Maven")
-    parser.add_argument("--rows", type=_positive, help="instead of each workload's own number")
-    parser.add_argument("--repeats", type=_positive, default=3, help="rounds (3)")
+    parser.add_argument(
+        "--rows", type=_positive, help="instead of each workload's own number; a10 makes ten times as many"
+    )
+    parser.add_argument("--repeats", type=_positive, default=3, help="rounds (3), in each the first subject twice")
     parser.add_argument("--out", type=Path, help=f"folder of results and report; default: a new one in {RESULTS}")
     parser.set_defaults(command="measure")
     commands = parser.add_subparsers(metavar="report FILE", help="make the report of a file of results again")
     command = commands.add_parser("report")
-    command.add_argument("file", type=Path)
+    command.add_argument("file", type=Path, help="the results.jsonl of a measurement")
     command.add_argument("--out", type=Path, help="folder of the report; default: the file's")
     command.add_argument("--page", type=Path, help="write the figures into this page, plots beside it")
     command.set_defaults(command="report")

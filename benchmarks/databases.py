@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -225,10 +226,9 @@ class Arrival:
 
 def copy_over(table: Table, source_dsn: str, target_dsn: str) -> None:
     """`COPY (select) | COPY` between two servers."""
-    shell(
-        f"{PSQL} {source_dsn} -c 'copy (select {table.view} from {table.name}) to stdout'"
-        f" | {PSQL} {target_dsn} -c 'copy {table.name} ({table.names}) from stdin'"
-    )
+    read = shlex.quote(f"copy (select {table.view} from {table.name}) to stdout")
+    write = shlex.quote(f"copy {table.name} ({table.names}) from stdin")
+    shell(f"{PSQL} {source_dsn} -c {read} | {PSQL} {target_dsn} -c {write}")
 
 
 def shell(command: str) -> None:

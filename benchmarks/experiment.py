@@ -78,11 +78,11 @@ def planned(choice: Choice, able: Callable[[str], Iterable[str]]) -> list[Compar
     if choice.workloads:
         known = {(leg, workload): names for leg, workload, names in plan}
         legs = choice.legs or dict.fromkeys(leg for leg, _, _ in plan)
-        named = [(leg, one) for leg in legs for one in choice.workloads if _fits(leg, one)]
+        named = [(leg, one) for leg in legs for one in dict.fromkeys(choice.workloads) if _fits(leg, one)]
         plan = [(*one, known.get(one, SUBJECTS)) for one in named if choice.legs or one in known]
     found = []
     for leg, name, names in plan:
-        wanted = choice.subjects or [one for one in names if choice.peers or one not in PEERS]
+        wanted = dict.fromkeys(choice.subjects) or [one for one in names if choice.peers or one not in PEERS]
         computed = any(table.computed for table in WORKLOADS[name].tables)
         chosen = tuple(one for one in wanted if leg in able(one) and (one in HUBS or not computed))
         if chosen:

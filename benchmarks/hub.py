@@ -241,4 +241,4 @@ def _columns(table: Table) -> str:
     if not computed:
         return "copy: all"
     copied = ", ".join(name for name, _ in table.columns if name not in computed)
-    return "\n".join([f"copy: [{copied}]", "fields:", *(f"  {name}: \"{sql}\"" for name, sql in table.computed)])
+    return "\n".join([f"copy: [{copied}]", "fields:", *(f'  {name}: "{sql}"' for name, sql in table.computed)])

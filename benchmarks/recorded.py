@@ -50,6 +50,8 @@ def load(file: Path) -> tuple[list[Entry], list[Entry]]:
             found = read(lines)
     except OSError as error:
         raise Refused(f"cannot read {file}: {error.strerror}; {advice}") from error
+    except UnicodeDecodeError as error:
+        raise Refused(f"{file} is no text; {advice}") from error
     except ValueError as error:
         raise Refused(f"{file}: {error}; remove the line, or {advice}") from error
     if not any(found):

@@ -18,23 +18,26 @@ from benchmarks.verdicts import Verdict, verdicts
 PLACE = "## What was measured\n"
 PREAMBLE = """
 - Every figure is the median of its runs; in brackets the smallest and the largest. Runs of the subjects take turns; the
-  first subject of a comparison has two series, and the figures of both.
+  first subject of a comparison has two series, and the figures are of both.
 - A figure counts when all rows have arrived and are equal: by counts and checksums of both databases, for capture by
   counting the topic's records, finding every key that was changed, and comparing each key's last state with the source.
   What failed is printed as failed; a goal is not reached when more than half of the runs of a side failed.
 - What was measured on several commits says on which; a goal says so when its sides are of different ones.
-- Noise shows in the brackets, and in how far the medians of the two series of one subject lie apart. Smaller differences
-  between subjects mean nothing.
+- Noise shows in the brackets, and in how far the medians of the two series of one subject lie apart. Smaller
+  differences between subjects mean nothing.
 - The clock runs from the answer to START_REPLICATION (capture, end to end), from the target's first rows (deliver), or
   from when reading of existing rows has begun (snapshot): starting interpreters and virtual machines is left out.
   Debezium's sinks run before its source is read.
 - CPU and memory are those of the subject's own processes: user and system time; VmHWM, in sum. Memory of one Connect
-  worker is that of its whole JVM, which keeps the heap that it once had: each run begins with what runs before it took.
-- The hub's views are plain copies (`copy: all`), but for workload m. One Kafka broker, so one replica; all is on one
-  machine, without TLS. Autovacuum is off on both servers. `confluent`, `kafka-python`, `embedded`: the hub, named after its broker client.
+  worker is that of its whole JVM, which keeps the heap that runs before gave it.
+- The hub's views are plain copies (`copy: all`) but in workload m. `confluent`, `kafka-python`, `embedded`: the hub,
+  named after its broker client.
+- All is on one machine, without TLS. Kafka is one broker, with one replica a topic, of 6 partitions (f: 1). Autovacuum
+  is off on both PostgreSQL servers.
 - The first three runs with a new Kafka or Connect do not count: their virtual machines get faster for minutes.
 - `debezium` captures alone as JSON without schemas, the fastest it has; the JDBC sink needs schemas, so all other legs
-  have them. Its producer lingers 20 ms, for latency not at all. One Connect worker (-Xmx2g) runs source and sink connectors, with the settings their documentation advises.
+  have them. One Connect worker (-Xmx2g) runs source and sink connectors; its producer lingers 20 ms, for latency not at
+  all. All settings are in `benchmarks/debezium.py`.
 - `postgres` is PostgreSQL's own logical replication with its defaults: it applies large transactions while it reads
   them.
 - pgbench_history (workload d) has no key: it is written, but neither captured nor compared.

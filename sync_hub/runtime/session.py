@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from sync_hub.errors import Fatal, OffsetsMoved, Rejected, SyncHubError, Unavailable
 from sync_hub.failpoints import failpoint
-from sync_hub.model import ChangeEvent, Offset, RowChange, SinkBatch, TableWrite, TopicPartition
+from sync_hub.model import ChangeEvent, Offset, Record, RowChange, SinkBatch, TableWrite, TopicPartition
 from sync_hub.ports import Broker, Sink, Subscription
 from sync_hub.runtime import parking
 from sync_hub.runtime.barriers import Barriers
@@ -49,6 +49,10 @@ LOG = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 0.1
 POLL_RECORDS: Final = 3000
+BUSY_RECORDS: Final = 300
+"""A poll that brings so many is of a busy stream: more are waited for, since in small transactions a row costs more."""
+GATHER_SECONDS: Final = 0.02
+"""How long for."""
 IDLE_SECONDS: Final = 1.0
 MOST_NAMED: Final = 20
 """How many refusals are followed by another attempt at the whole, before it is cut in halves."""
@@ -73,6 +77,7 @@ class Session:
         self._control = control
         self._subscription: Subscription | None = None
         self._places: dict[TopicPartition, int] = {}
+        self._polled: list[Record] = []
         self._barriers = Barriers(sink, broker, state, self._transact, self._fail)
         self._replay = Replay(sink, state, settings.retry, self._write, self._fail)
         self.deliveries: dict[str, Delivery] = {}
@@ -102,7 +107,7 @@ class Session:
         if self._subscription is None:
             self._control.wait(IDLE_SECONDS)
             return
-        records = self._subscription.poll(POLL_SECONDS, POLL_RECORDS)
+        records = self._poll(self._subscription)
         if records:
             failpoint("after_poll")
             partitions = decoded(records, {one.topic: one.mapping.source_table.key for one in self.active()})
@@ -115,6 +120,15 @@ class Session:
         self._replay.turn(self.active())
         self._told.tell()
         self._look()
+
+    def _poll(self, subscription: Subscription) -> list[Record]:
+        """What has come: at once where it is little, of a busy stream as much as comes in a moment."""
+        self._polled = list(subscription.poll(POLL_SECONDS, POLL_RECORDS))
+        until = time.monotonic() + GATHER_SECONDS
+        while BUSY_RECORDS <= len(self._polled) < POLL_RECORDS and (left := until - time.monotonic()) > 0:
+            more = subscription.poll(left, POLL_RECORDS - len(self._polled))
+            self._polled += more
+        return self._polled
 
     def _look(self) -> None:
         """Ask an idle target for something, now and then: one that has gone is told before there are rows for it."""
@@ -153,6 +167,7 @@ class Session:
 
         Another worker may have passed a barrier meanwhile that they stood at: what was polled behind it was let go.
         """
+        self._polled = []  # it is read again
         names = list(self.deliveries)
         rows = self._sink.load_offsets(names)
         held = self._sink.find_parked(names)  # read after: what changes in between moves the offsets' `parked_seq`

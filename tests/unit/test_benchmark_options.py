@@ -98,7 +98,7 @@ RESULT = {"leg": "capture", "workload": "a", "subject": "copy", "series": "", "a
 @pytest.mark.parametrize(("text", "said"), [
     (b"", "holds no results; name the results.jsonl of a measurement"),
     (MACHINE.encode() + b"rows\n", ": line 2 is not JSON; remove the line, or name the results.jsonl of a measurement"),
-    (b"\x80\n", "can't decode"),
+    (b"\x80\n", "is no text; name the results.jsonl of a measurement"),
     (b"[1]\n", ": line 1 is neither a machine nor a result"),
     (b'{"machine": 5}\n', ": line 1 is neither a machine nor a result"),
     (json.dumps({"leg": "capture"}).encode(), ": line 1 is neither a machine nor a result"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from sync_hub.envelope import Encoder, topic_name
 from sync_hub.errors import Fatal, OffsetsMoved, Unavailable
 from sync_hub.model import Column, Operation, Outgoing, Record, SinkBatch, Table, TopicPartition
 from sync_hub.ports import Broker, Sink
-from sync_hub.runtime import beginning, deliver
+from sync_hub.runtime import beginning, deliver, session
 from sync_hub.runtime.beginning import Found
 from sync_hub.runtime.control import Control
 from sync_hub.runtime.deliver import Deliver
@@ -361,3 +361,54 @@ def test_a_worker_that_looked_before_another_one_adopted_begins_all_the_same(
     begin(1)
     assert [worker._deliveries["m"].error for worker in workers] == [None, None]
     assert target.state.phase("m") == "ready"
+
+
+class InParts:
+    """A subscription that brings few records in each poll; `before` is done before the second."""
+
+    def __init__(self, subscription: Any, most: int, before: Callable[[], object] = lambda: None) -> None:
+        self.real, self.most, self.before, self.polls = subscription, most, before, 0
+
+    def poll(self, timeout_seconds: float, max_records: int) -> list[Record]:
+        self.polls += 1
+        if self.polls == 2:
+            self.before()
+        return list(self.real.poll(min(timeout_seconds, 0.01), min(self.most, max_records)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+@pytest.mark.parametrize(("most", "gathered"), [(session.BUSY_RECORDS - 1, False), (session.BUSY_RECORDS, True)])
+def test_a_busy_stream_is_gathered_for_a_moment_and_a_quiet_one_is_not(
+    target: Target, monkeypatch: pytest.MonkeyPatch, most: int, gathered: bool
+) -> None:
+    monkeypatch.setattr(session, "GATHER_SECONDS", 5.0)
+    monkeypatch.setattr(session, "POLL_RECORDS", 3 * session.BUSY_RECORDS)
+    target.publish("create", *range(1, 10 * session.BUSY_RECORDS))
+    worker = target.workers[0]
+    parts = worker._subscription = InParts(worker._subscription, most)  # type: ignore[assignment]
+    worker.turn()
+    assert worker.written == 1
+    assert len(target.ids()) == (3 * session.BUSY_RECORDS if gathered else most)
+    assert isinstance(parts, InParts)
+    assert parts.polls == (3 if gathered else 1)
+
+
+def test_what_was_gathered_before_an_assignment_is_read_again(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who polls was told where to read on: what it had polled by then is not of there."""
+    target.publish("create", *range(1, 1001))
+    worker = target.workers[0]
+    worker._subscription = InParts(  # type: ignore[assignment]
+        worker._subscription, session.BUSY_RECORDS, before=lambda: worker._on_assign([])
+    )
+    seen: list[int] = []
+    apply = worker._apply
+    monkeypatch.setattr(
+        worker, "_apply", lambda parts: (seen.extend(one.offset for run in parts.values() for one in run), apply(parts))
+    )
+    worker.turn()
+    assert seen == list(range(len(seen)))
+    target.turns(8)
+    assert target.ids() == list(range(1, 1001))
+    assert [one.error for one in worker.deliveries.values()] == [None]
