@@ -6,28 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from connectors.local_postgres import LocalPostgres
-from connectors.sinks.postgres import PostgresSink
 from sync_hub.errors import ConfigError, Fatal, Rejected
 from sync_hub.model import ABSENT, Column, RowChange, Table, TableWrite
 from sync_hub.testing.sink_case import Writer
+from tests.postgres_sink import sink, sql
 from tests.servers.kafka import unavailable
 from tests.servers.postgres import running
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
-
-
-def sql(dsn: str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        cursor = connection.execute(statement, parameters or None)  # type: ignore[arg-type]
-        return cursor.fetchall() if cursor.description else []
-
-
-def sink(dsn: str, **options: Any) -> PostgresSink:
-    return PostgresSink("crm", PostgresSink.Options(dsn=dsn, **options), "test")
 
 
 @pytest.fixture

@@ -18,18 +18,9 @@ from connectors.sinks.postgres import PostgresSink
 from sync_hub.errors import ConfigError, Conflict, Fatal, OffsetsMoved, Rejected, SyncHubError, Unavailable
 from sync_hub.model import Column, RowChange, SinkBatch, Table, TableWrite
 from sync_hub.testing.sink_case import CUSTOMERS, Writer, first_offset, moved, upserts
+from tests.postgres_sink import sink, sql
 from tests.servers.postgres import running
 from tests.servers.proxy import Proxy
-
-
-def sql(dsn: str, statement: str) -> list[tuple[Any, ...]]:
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        cursor = connection.execute(statement)  # type: ignore[arg-type]
-        return cursor.fetchall() if cursor.description else []
-
-
-def sink(dsn: str, **options: Any) -> PostgresSink:
-    return PostgresSink("crm", PostgresSink.Options(dsn=dsn, **options), "test")
 
 
 @pytest.fixture

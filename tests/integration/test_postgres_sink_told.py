@@ -19,19 +19,10 @@ from sync_hub.errors import OffsetsMoved, Rejected, SyncHubError, Unavailable
 from sync_hub.model import ABSENT, Operation, RowChange, TableWrite
 from sync_hub.runtime.batch import coalesce
 from sync_hub.testing.sink_case import Writer, first_offset
+from tests.postgres_sink import sink, sql
 
 COLUMNS = ("id", "name", "seat")
 MANY = max(pgwork.FEWEST_NEW, pgwork.FEWEST_KNOWN)
-
-
-def sql(dsn: str, statement: str) -> list[tuple[Any, ...]]:
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        cursor = connection.execute(statement)  # type: ignore[arg-type]
-        return cursor.fetchall() if cursor.description else []
-
-
-def sink(dsn: str, **options: Any) -> PostgresSink:
-    return PostgresSink("crm", PostgresSink.Options(dsn=dsn, **options), "test")
 
 
 def rows(operation: Operation | str, *keys: int, name: str = "new") -> list[RowChange]:
